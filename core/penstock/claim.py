@@ -1,0 +1,130 @@
+"""What a run or an op asks for. Pure values: nothing here talks to a store."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+
+from penstock.errors import ClaimError
+
+NAME_MAX_CHARACTERS = 255
+CAPACITY_MAX = 10_000
+_UNUSABLE_IN_NAME = re.compile(r"[\s\x00-\x1f\x7f-\x9f]")
+_SLOTS_SUFFIX = re.compile(r"(?P<name>.+):(?P<slots>\d+)", re.DOTALL)
+_RESERVED_IN_PART = re.compile(r"[%:=/*]")
+
+PoolsLike = str | Mapping[str, int]
+
+
+class ClaimKind(StrEnum):
+    """A run claim is made once for a whole execution, an op claim for each step of it."""
+
+    RUN = "run"
+    OP = "op"
+
+
+class Liveness(StrEnum):
+    """What keeps a claim alive: a process that beats, a deadline moved at each touch, or the host's word about the run."""
+
+    SESSION = "session"
+    TICKET = "ticket"
+    PROBE = "probe"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """One request for slots.
+
+    `pools` maps names to slots (at least 1). `tags` are run tags on a run claim and op tags on an op claim.
+    `priority` is any integer; each step is worth 60 s of waiting, up to an hour. `in_run` says that the op belongs to a
+    run under limits. A claim with the same `holder` as a live one is the same claim: it shares the lease.
+    """
+
+    kind: ClaimKind
+    host: str
+    deployment: str
+    run_id: str | None = None
+    op_id: str | None = None
+    attempt: int = 1
+    pools: Mapping[str, int] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    priority: int = 0
+    url: str | None = None
+    in_run: bool = False
+    claim_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+
+    def __post_init__(self) -> None:
+        if self.kind is ClaimKind.RUN and not self.run_id:
+            raise ClaimError("a run claim needs a run id")
+        for name, slots in self.pools.items():
+            check_pool_name(name)
+            if isinstance(slots, bool) or not isinstance(slots, int) or slots < 1:
+                raise ClaimError(f"pool {name!r}: {slots!r} slots asked; ask for a whole number of at least 1")
+        for key, value in self.tags.items():
+            if not isinstance(key, str) or not isinstance(value, str):
+                raise ClaimError(f"tag {key!r}: {value!r}: keys and values of tags are text")
+        object.__setattr__(self, "pools", MappingProxyType(dict(self.pools)))
+        object.__setattr__(self, "tags", MappingProxyType(dict(self.tags)))
+
+    @property
+    def holder(self) -> str | None:
+        """The one who may hold this lease only once; None for a claim that nobody else can name."""
+        owner = [self.host, self.deployment, self.run_id or ""]
+        if self.kind is ClaimKind.RUN:
+            return "run:" + "/".join(map(encode_part, owner))
+        if self.op_id is None:
+            return None
+        return "op:" + "/".join(map(encode_part, [*owner, self.op_id, str(self.attempt)]))
+
+    @property
+    def label(self) -> str:
+        """A short name for people, such as `airflow/prod etl/manual__1 load[3]`."""
+        return " ".join(part for part in (f"{self.host}/{self.deployment}", self.run_id, self.op_id) if part)
+
+
+def encode_part(text: str) -> str:
+    """Percent-encode what would break a key into the wrong parts: `% : = / *`."""
+    return _RESERVED_IN_PART.sub(lambda match: f"%{ord(match[0]):02X}", text)
+
+
+def check_pool_name(name: object) -> str:
+    """The name itself, or ClaimError. A name is text of 1 to 255 characters, no whitespace, not ending in `:digits`."""
+    if not isinstance(name, str) or not name:
+        raise ClaimError(f"pool name {name!r}: a name is text of at least one character")
+    if len(name) > NAME_MAX_CHARACTERS:
+        raise ClaimError(f"pool name {name[:40]!r}…: {len(name)} characters; at most {NAME_MAX_CHARACTERS} are allowed")
+    if _UNUSABLE_IN_NAME.search(name):
+        raise ClaimError(f"pool name {name!r}: whitespace and control characters are not allowed")
+    if _SLOTS_SUFFIX.fullmatch(name):
+        raise ClaimError(f"pool name {name!r}: a name cannot end in `:digits`, that is how slots are written")
+    return name
+
+
+def parse_pool(text: str) -> tuple[str, int]:
+    """`NAME` or `NAME:SLOTS` (last colon, digits) as (name, slots)."""
+    match = _SLOTS_SUFFIX.fullmatch(text)
+    name, slots = (match["name"], int(match["slots"])) if match else (text, 1)
+    if slots < 1:
+        raise ClaimError(f"pool {text!r}: ask for at least 1 slot")
+    return check_pool_name(name), slots
+
+
+def parse_pools(pools: Iterable[PoolsLike]) -> dict[str, int]:
+    """Pools as written by users, strings and mappings mixed, as one mapping. A pool named twice is an error."""
+    parsed: dict[str, int] = {}
+    for item in pools:
+        for name, slots in item.items() if isinstance(item, Mapping) else [parse_pool(item)]:
+            if name in parsed:
+                raise ClaimError(f"pool {name!r} is named twice; name it once, with the slots it needs in all")
+            parsed[name] = slots
+    return parsed
+
+
+def parse_tag(text: str) -> tuple[str, str]:
+    """A tag given as one string, `key:value` or a plain `key` (value ""), as (key, value)."""
+    key, _, value = text.partition(":")
+    return key, value
