@@ -29,7 +29,9 @@ def apply(engine: Engine, concurrency: Concurrency, *, expected_version: int) ->
     the one in force; nothing is written then.
     """
     if names := not_enforced_yet(concurrency):
-        raise ConfigError([Fault("not enforced by this version of Penstock, so it is not applied", path=n) for n in names])
+        raise ConfigError(
+            [Fault("not enforced by this version of Penstock, so it is not applied", path=n) for n in names]
+        )
     _, before = engine.configuration(fresh=True)
     version = engine.store.configure(
         concurrency.document(), expected_version=expected_version, by=_who(), origin=socket.gethostname()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Any, Self
 
 from penstock.errors import ClaimError
 
@@ -84,6 +85,16 @@ class Claim:
     def label(self) -> str:
         """A short name for people, such as `airflow/prod etl/manual__1 load[3]`."""
         return " ".join(part for part in (f"{self.host}/{self.deployment}", self.run_id, self.op_id) if part)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The claim as plain JSON values, for a host that carries it from one process to another."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return values | {"kind": self.kind.value, "pools": dict(self.pools), "tags": dict(self.tags)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The reverse of `as_dict`, claim id included."""
+        return cls(**{**values, "kind": ClaimKind(values["kind"])})
 
 
 def encode_part(text: str) -> str:

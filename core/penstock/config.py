@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StrictStr, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictInt,
+    StrictStr,
+    field_validator,
+    model_validator,
+)
 
 from penstock.claim import CAPACITY_MAX, check_pool_name
 from penstock.errors import ClaimError
@@ -180,4 +189,14 @@ def not_enforced_yet(concurrency: Concurrency) -> list[str]:
     return names
 
 
-__all__ = ["Concurrency", "Granularity", "Ops", "PerUniqueValue", "PoolLimit", "Pools", "Runs", "TagLimit", "not_enforced_yet"]
+__all__ = [
+    "Concurrency",
+    "Granularity",
+    "Ops",
+    "PerUniqueValue",
+    "PoolLimit",
+    "Pools",
+    "Runs",
+    "TagLimit",
+    "not_enforced_yet",
+]

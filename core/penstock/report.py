@@ -197,5 +197,3 @@ def status(snapshot: Snapshot, concurrency: Concurrency) -> dict[str, Any]:
         "waiters": [waiter_json(snapshot, queue, row) for row in queue],
         "sessions": [session_json(row) for row in snapshot.sessions],
     }
-
-

@@ -100,7 +100,7 @@ class ProcessSession:
         while True:
             pause = min(beat_at, self._fence_at()) - steady_seconds()
             if stop.wait(min(max(pause, 0.01), self._settings.sweep_seconds)):
-                return
+                return None
             if steady_seconds() >= self._fence_at():
                 log.error("no beat reached the store for too long: what this process holds is lost")
                 return self.lose(session_id)
