@@ -1,4 +1,4 @@
-"""Penstock: shared concurrency limits for Airflow, Prefect and plain processes. Light to import: the store loads at `connect`."""
+"""Penstock: shared concurrency limits for Airflow, Prefect and plain processes. The store loads at `connect`."""
 
 from __future__ import annotations
 

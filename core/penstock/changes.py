@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def merged(new: Concurrency, old: Concurrency, *, prune: bool = False) -> tuple[Concurrency, list[str]]:
-    """What `apply` of `new` over `old` comes to, and the explicit pool limits that stay though `new` does not name them."""
+    """What `apply` of `new` over `old` comes to, and the explicit pool limits that stay though not named in it."""
     kept = [] if prune else [name for name in old.pools.limits if name not in new.pools.limits]
     for name in kept:
         new = new.with_pool(name, old.pools.limits[name])

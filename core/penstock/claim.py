@@ -29,7 +29,7 @@ class ClaimKind(StrEnum):
 
 
 class Liveness(StrEnum):
-    """What keeps a claim alive: a process that beats, a deadline moved at each touch, or the host's word about the run."""
+    """What keeps a claim alive: a process that beats, a deadline moved at each touch, or the host's word."""
 
     SESSION = "session"
     TICKET = "ticket"

@@ -174,7 +174,7 @@ class Concurrency(_Block):
 
 
 def not_enforced_yet(concurrency: Concurrency) -> list[str]:
-    """What this version reads and checks but does not enforce, by name. `apply` refuses it: a limit is never ignored."""
+    """What this version checks but does not enforce, by name. `apply` refuses it: a limit is never ignored."""
     pools, ops = concurrency.pools, concurrency.ops
     names = []
     if pools.granularity is Granularity.RUN:

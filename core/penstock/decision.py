@@ -61,7 +61,7 @@ class Refused:
 Decision = Granted | Waiting | Refused
 
 Fences = Mapping[str, Mapping[int, int]]
-"""Limit key → {slot: epoch}. Epochs only grow: a resource that remembers the highest it saw can turn old holders away."""
+"""Limit key → {slot: epoch}. Epochs only grow: a resource that remembers the highest can turn old holders away."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Every error that Penstock raises on purpose; each message says what to do next. "No slot" is a value, not an error."""
+"""Every error that Penstock raises on purpose; each says what to do next. "No slot" is a value, not an error."""
 
 from __future__ import annotations
 

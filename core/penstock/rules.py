@@ -20,7 +20,7 @@ class LimitKind(StrEnum):
 
 
 class Source(StrEnum):
-    """Where a capacity comes from: set for this limit, the default for pools, a rule of the configuration, nowhere."""
+    """Where a capacity comes from: set for this limit, the default for pools, a rule, or nowhere."""
 
     EXPLICIT = "explicit"
     DEFAULT = "default"
@@ -30,7 +30,7 @@ class Source(StrEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Demand:
-    """One limit that a claim must pass, the slots that it takes there, and the limit as the configuration has it now."""
+    """One limit that a claim must pass, the slots that it takes there, and the limit as configured now."""
 
     key: str
     slots: int

@@ -1,7 +1,8 @@
-"""Starting the processes of a host and being sure that none is left: each in a group of its own, each with a log file."""
+"""Starting the processes of a host and being sure that none is left: each in a group and with a log of its own."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -94,10 +95,8 @@ class Processes:
             _signal_group(child, signal.SIGTERM)
         deadline = time.monotonic() + seconds
         for child in self._children.values():
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                pass
             _signal_group(child, signal.SIGKILL)
             child.wait()
         self._children.clear()
@@ -110,7 +109,5 @@ class Processes:
 
 
 def _signal_group(child: subprocess.Popen[bytes], number: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, number)
-    except ProcessLookupError:
-        pass

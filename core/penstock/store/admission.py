@@ -12,7 +12,6 @@ from typing import Any
 
 from sqlalchemy import (
     Connection,
-    Row,
     and_,
     delete,
     exists,
@@ -241,7 +240,7 @@ def queue(connection: Connection, claim_id: str, rank_: int, wanted: Mapping[str
         connection.execute(insert(t.waiter), rows)
 
 
-def grantable(connection: Connection, now: int, version: int) -> Sequence[Row[Any]]:
+def grantable(connection: Connection, now: int, version: int) -> Sequence[t.StoredRow]:
     """Waiters whose every limit has room for them now, in order. A plain read: what it finds is checked again."""
     s, c = t.slot.c, t.claim.c
     free = (
@@ -295,7 +294,12 @@ def grant(connection: Connection, dialect: Dialect, now: int, version: int) -> i
 
 
 def _grant_one(
-    connection: Connection, dialect: Dialect, row: Row[Any], ids: Mapping[str, int], unlimited: frozenset[str], now: int
+    connection: Connection,
+    dialect: Dialect,
+    row: t.StoredRow,
+    ids: Mapping[str, int],
+    unlimited: frozenset[str],
+    now: int,
 ) -> bool:
     c = t.claim.c
     locked = connection.execute(
@@ -313,7 +317,7 @@ def _grant_one(
     return True
 
 
-def end_claim(connection: Connection, row: Row[Any], event: Event, now: int, detail: str | None = None) -> None:
+def end_claim(connection: Connection, row: t.StoredRow, event: Event, now: int, detail: str | None = None) -> None:
     """End a claim whose row is locked: its slots are free, its place is gone, its id is a tombstone."""
     if row.state in (ClaimState.GRANTED.value, ClaimState.HELD.value):
         free_slots(connection, row.id)
@@ -340,7 +344,7 @@ def end_claim(connection: Connection, row: Row[Any], event: Event, now: int, det
 def record(
     connection: Connection,
     event: Event,
-    row: Row[Any],
+    row: t.StoredRow,
     now: int,
     *,
     waited: int | None = None,

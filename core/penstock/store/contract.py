@@ -198,7 +198,7 @@ class Store(Protocol):
         """
 
     def touch(self, claim_id: str, demands: Sequence[Demand], *, version: int, owner: Owner) -> Outcome:
-        """Speak up for a claim: acknowledge its grant (HELD), come back from parking, adopt a ticket, or keep waiting."""
+        """Speak up for a claim: acknowledge its grant (HELD), leave parking, adopt a ticket, or keep waiting."""
 
     def hand_over(
         self, claim_id: str, session_id: str, *, ticket_seconds: float, eligible_after_seconds: float = 0.0

@@ -7,6 +7,7 @@ import random
 import sqlite3
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -54,7 +55,10 @@ class SqliteDialect:
     def engine(self, url: URL, *, lock_seconds: float) -> Engine:
         """Every transaction begins IMMEDIATE, with a random backoff of our own: SQLite's own ladder starves some."""
         if url.database and url.database != ":memory:":
-            Path(url.database).expanduser().parent.mkdir(parents=True, exist_ok=True)
+            try:
+                Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise StoreUnavailable(f"{url}: its folder cannot be made: {error}") from error
         engine = create_engine(
             url, connect_args={"check_same_thread": False, "timeout": 0}, pool_size=4, max_overflow=16
         )
@@ -65,7 +69,7 @@ class SqliteDialect:
             raw.create_function("penstock_now", 0, lambda: time.time_ns() // 1000)
             deadline = time.monotonic() + lock_seconds
             for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-                _until_free(lambda p=pragma: raw.execute(f"PRAGMA {p}"), deadline)
+                _until_free(partial(raw.execute, f"PRAGMA {pragma}"), deadline)
 
         @event.listens_for(engine, "begin")
         def _begin(connection: Connection) -> None:
@@ -133,7 +137,7 @@ class PostgresqlDialect:
 
 
 def dialect_for(url: str) -> tuple[URL, Dialect]:
-    """The URL with its driver filled in, and how to talk to what it names. Raises StoreUnavailable on an unusable URL."""
+    """The URL with its driver, and how to talk to what it names. Raises StoreUnavailable on an unusable URL."""
     try:
         parsed = make_url(url)
     except ArgumentError:

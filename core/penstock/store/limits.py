@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from penstock.rules import Source
 from penstock.store import tables as t
@@ -30,7 +29,7 @@ def settle(connection: Connection, dialect: Dialect, key: str, capacity: int | N
     connection.execute(update(t.limit).where(t.limit.c.id == limit_id).values(capacity=capacity, source=source.value))
 
 
-def drained(connection: Connection) -> Sequence[Row[Any]]:
+def drained(connection: Connection) -> Sequence[t.StoredRow]:
     """Limits whose excess has drained: (id, capacity)."""
     held = (
         select(func.count()).where(t.slot.c.limit_id == t.limit.c.id, t.slot.c.claim_id.is_not(None)).scalar_subquery()
@@ -56,7 +55,7 @@ def _fit(connection: Connection, limit_id: int, capacity: int | None) -> None:
     free = [row.n for row in rows if row.claim_id is None]
     room = 0 if capacity is None else max(0, capacity - len(held))
     draining = capacity is not None and len(held) > capacity
-    # While more is held than allowed every slot is closed: tying the excess to certain holders would let 2 → 1 → 2 leak.
+    # While more is held than allowed every slot is closed: an excess tied to certain holders leaks on 2 → 1 → 2.
     connection.execute(update(t.slot).where(mine).values(usable=capacity is not None and not draining))
     if surplus := free[room:]:
         connection.execute(delete(t.slot).where(mine, s.n.in_(surplus), s.claim_id.is_(None)))

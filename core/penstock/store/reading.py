@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
 
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, func, select
 
 from penstock.claim import Claim, ClaimKind, Liveness
 from penstock.decision import HeldSlot
@@ -25,16 +24,10 @@ from penstock.store.contract import (
 
 def limit_rows(connection: Connection) -> tuple[LimitRow, ...]:
     """Every limit with what is held and waiting, by key."""
-    held = dict(
-        connection.execute(
-            select(t.slot.c.limit_id, func.count()).where(t.slot.c.claim_id.is_not(None)).group_by(t.slot.c.limit_id)
-        )
-        .tuples()
-        .all()
-    )
-    waiting = dict(
-        connection.execute(select(t.waiter.c.limit_id, func.count()).group_by(t.waiter.c.limit_id)).tuples().all()
-    )
+    in_use = select(t.slot.c.limit_id, func.count()).where(t.slot.c.claim_id.is_not(None)).group_by(t.slot.c.limit_id)
+    queued = select(t.waiter.c.limit_id, func.count()).group_by(t.waiter.c.limit_id)
+    held: dict[int, int] = dict(connection.execute(in_use).all())
+    waiting: dict[int, int] = dict(connection.execute(queued).all())
     rows = connection.execute(select(t.limit).order_by(t.limit.c.key)).all()
     return tuple(
         LimitRow(row.key, row.capacity, Source(row.source), held.get(row.id, 0), waiting.get(row.id, 0)) for row in rows
@@ -104,7 +97,7 @@ def history(connection: Connection, since: int) -> tuple[HistoryRow, ...]:
     )
 
 
-def _claim(row: Row[Any]) -> Claim:
+def _claim(row: t.StoredRow) -> Claim:
     return Claim(
         kind=ClaimKind(row.kind),
         host=row.host,

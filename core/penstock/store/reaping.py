@@ -1,4 +1,4 @@
-"""What nobody stands behind any more: expired sessions and tickets, grants that were not acknowledged, old tombstones."""
+"""What nobody stands behind any more: expired sessions and tickets, unacknowledged grants, old tombstones."""
 
 from __future__ import annotations
 

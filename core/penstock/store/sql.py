@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.exc import DBAPIError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -122,7 +122,7 @@ class SqlStore:
             )
             if written.rowcount != 1:
                 raise ConfigChanged(
-                    f"the configuration was changed by somebody else (version {expected_version} is no longer in force); "
+                    f"the configuration was changed by somebody else, version {expected_version} is out of force; "
                     "look again, then repeat"
                 )
             row = {"document": dict(document), "changed_at": tx.now, "changed_by": by, "changed_from": origin}
@@ -492,7 +492,7 @@ class SqlStore:
         cause = getattr(error, "orig", None) or error
         return StoreUnavailable(f"{self.url}: {type(cause).__name__}: {str(cause).strip() or 'no answer'}")
 
-    def _claim_row(self, connection: Connection, claim_id: str, *, lock: bool = False) -> Row[Any]:
+    def _claim_row(self, connection: Connection, claim_id: str, *, lock: bool = False) -> t.StoredRow:
         statement = select(t.claim).where(t.claim.c.id == claim_id)
         row: Any = connection.execute(statement.with_for_update() if lock else statement).first()
         return row

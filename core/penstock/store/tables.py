@@ -1,6 +1,8 @@
-"""The tables. Times are µs since 1970 by the store's clock; the migrations under `migrations/` make what stands here."""
+"""The tables. Times are µs since 1970 by the store's clock; the migrations make what stands here."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from sqlalchemy import (
     JSON,
@@ -21,6 +23,9 @@ from sqlalchemy import (
 REVISION = "0001"
 """The Alembic revision that this version works with."""
 VERSION_TABLE = "penstock_schema_version"
+
+StoredRow = Any
+"""A row of one of the tables; the type parameters of SQLAlchemy's own Row differ between 2.0 and 2.1."""
 
 metadata = MetaData()
 Id = String(36)
@@ -66,7 +71,7 @@ slot = Table(
     Column("n", BigInteger, primary_key=True, autoincrement=False),
     Column("claim_id", Id),  # null: free
     Column("epoch", BigInteger, nullable=False),
-    # On the row itself, so that whoever locks the row sees the truth. A slot that is not usable goes when it is released.
+    # On the row itself, so that whoever locks the row sees the truth. An unusable slot goes when it is released.
     Column("usable", Boolean, nullable=False),
 )
 Index(

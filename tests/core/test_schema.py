@@ -1,0 +1,61 @@
+"""The migrations make the tables that the code works with, and a wrong schema is said with its remedy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import penstock
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from penstock.errors import SchemaMismatch, StoreUnavailable
+from penstock.store import migrations
+from penstock.store.sql import SqlStore
+from penstock.store.tables import REVISION, VERSION_TABLE, metadata
+from sqlalchemy import create_engine, text
+
+pytestmark = pytest.mark.parametrize("store_kind", ["sqlite", "postgresql"], indirect=True)
+
+
+def test_the_migrations_make_the_tables(store: SqlStore, store_kind: str) -> None:
+    def ours(_object: Any, name: str | None, kind: str, *_: object) -> bool:
+        return kind != "table" or (name or "").startswith("penstock_")
+
+    with create_engine(store._given).connect() as connection:
+        context = MigrationContext.configure(
+            connection, opts={"version_table": VERSION_TABLE, "include_object": ours, "target_metadata": metadata}
+        )
+        assert compare_metadata(context, metadata) == []
+        script = ScriptDirectory.from_config(migrations.configuration(connection))
+        assert script.get_current_head() == REVISION == store.schema_revision()
+
+
+def test_a_newer_schema_is_refused(store: SqlStore) -> None:
+    with create_engine(store._given).begin() as connection:
+        connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
+    with pytest.raises(SchemaMismatch, match="upgrade Penstock"):
+        store.check_schema()
+
+
+def test_tables_that_are_missing_on_a_server_are_not_made_in_silence(store_kind: str, store: SqlStore) -> None:
+    if store_kind == "sqlite":
+        assert store.dialect.upgrades_itself
+        return
+    with create_engine(store._given).begin() as connection:
+        connection.execute(text(f"DROP TABLE {VERSION_TABLE}"))
+    with pytest.raises(SchemaMismatch, match="penstock db upgrade"):
+        store.check_schema()
+
+
+def test_a_store_that_cannot_be_reached_says_so_without_its_password(store_kind: str) -> None:
+    url = "sqlite:////proc/nowhere/x.db" if store_kind == "sqlite" else "postgresql://u:secret@127.0.0.1:1/x"
+    with pytest.raises(StoreUnavailable) as error:
+        penstock.connect(url)
+    assert "secret" not in str(error.value)
+
+
+def test_urls_that_name_no_store(store_kind: str) -> None:
+    for url in ("", "nonsense", "oracle://x/y"):
+        with pytest.raises(StoreUnavailable, match="store"):
+            SqlStore(url)

