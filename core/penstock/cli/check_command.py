@@ -1,0 +1,45 @@
+"""`penstock check`: every fault of a configuration file, with its line."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from penstock.cli import EXIT_NO, json_option
+from penstock.config import not_enforced_yet
+from penstock.config_file import read_file
+from penstock.errors import ConfigError, Fault
+
+
+@click.command("check")
+@click.argument("file", type=click.Path(dir_okay=False))
+@json_option
+def command(file: str, as_json: bool) -> int:
+    """Read FILE and name everything that is wrong with it. Touches no store."""
+    try:
+        read = read_file(file)
+        faults: tuple[Fault, ...] = ()
+        warnings = [
+            *read.warnings,
+            *(
+                Fault("not enforced by this version yet: `apply` will refuse it", path=name)
+                for name in not_enforced_yet(read.concurrency)
+            ),
+        ]
+    except ConfigError as error:
+        faults, warnings = error.faults, []
+    if as_json:
+        click.echo(json.dumps({"ok": not faults, "faults": _plain(faults), "warnings": _plain(warnings)}))
+    else:
+        for warning in warnings:
+            click.echo(f"{file}: warning: {warning}", err=True)
+        for fault in faults:
+            click.echo(f"{file}: {fault}")
+        if not faults:
+            click.echo(f"{file}: good")
+    return EXIT_NO if faults else 0
+
+
+def _plain(faults: list[Fault] | tuple[Fault, ...]) -> list[dict[str, str | int | None]]:
+    return [{"line": fault.line, "path": fault.path, "message": fault.message} for fault in faults]

@@ -1,0 +1,123 @@
+"""The command line as scripts see it: exit codes, JSON keys, what is changed and what is not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Penstock = Callable[..., "subprocess.CompletedProcess[str]"]
+LIMIT_KEYS = {"key", "kind", "capacity", "held", "waiting", "granularity", "source", "description"}
+
+
+@pytest.fixture
+def penstock(tmp_path: Path) -> Penstock:
+    """Run `penstock` with a store of its own."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "penstock", "--store", f"sqlite:///{tmp_path / 'p.db'}", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+
+    return run
+
+
+def as_json(done: subprocess.CompletedProcess[str]) -> Any:
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture
+def block(tmp_path: Path) -> Path:
+    path = tmp_path / "penstock.yaml"
+    path.write_text("concurrency:\n  pools:\n    default_limit: 1\n  runs:\n    max_concurrent_runs: 2\n")
+    return path
+
+
+def test_help_names_every_command(penstock: Penstock) -> None:
+    done = penstock("--help")
+    assert done.returncode == 0, done.stderr
+    for name in ("apply", "check", "db", "demo", "limits", "pools", "run", "status"):
+        assert f"\n  {name} " in done.stdout
+
+
+def test_check_says_good_or_every_fault(penstock: Penstock, tmp_path: Path, block: Path) -> None:
+    assert penstock("check", str(block)).returncode == 0
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("concurrency:\n  pool: {}\n  runs: {max_concurrent_runs: x}\n")
+    done = penstock("check", str(bad), "--json")
+    assert done.returncode == 1
+    assert [(fault["line"], fault["path"]) for fault in json.loads(done.stdout)["faults"]] == [
+        (2, "concurrency.pool"),
+        (3, "concurrency.runs.max_concurrent_runs"),
+    ]
+    assert "did you mean `pools`?" in penstock("check", str(bad)).stdout
+
+
+def test_apply_without_a_terminal_changes_nothing_but_with_yes(penstock: Penstock, block: Path) -> None:
+    done = penstock("apply", str(block))
+    assert done.returncode == 2
+    assert "+ concurrency.pools.default_limit: 1" in done.stdout
+    assert as_json(penstock("limits", "list", "--json")) == []
+    assert penstock("apply", str(block), "--yes").returncode == 0
+    (runs,) = as_json(penstock("limits", "list", "--json"))
+    assert runs.keys() == LIMIT_KEYS
+    assert (runs["key"], runs["kind"], runs["capacity"], runs["source"]) == ("runs", "runs", 2, "rule")
+    assert "nothing to change" in penstock("apply", str(block), "--yes").stdout
+
+
+def test_apply_refuses_by_name_what_is_not_enforced(penstock: Penstock, block: Path) -> None:
+    block.write_text("concurrency: {pools: {granularity: run}, ops: {max_concurrent: 2}}\n")
+    done = penstock("apply", str(block), "--yes")
+    assert done.returncode == 1
+    assert "pools.granularity: run: not enforced" in done.stderr
+    assert "ops.max_concurrent: not enforced" in done.stderr
+    assert penstock("check", str(block)).returncode == 0
+
+
+def test_pools_set_get_list_delete_and_apply_keeps_or_prunes(penstock: Penstock, block: Path) -> None:
+    assert penstock("pools", "set", "database", "2", "--description", "the warehouse").returncode == 0
+    pool = as_json(penstock("pools", "get", "database", "--json"))
+    assert pool.keys() == LIMIT_KEYS | {"name"}
+    assert (pool["name"], pool["capacity"], pool["source"], pool["description"], pool["granularity"]) == (
+        "database",
+        2,
+        "explicit",
+        "the warehouse",
+        "op",
+    )
+    done = penstock("apply", str(block), "--yes")
+    assert "pool database stays at 2" in done.stdout
+    assert [each["name"] for each in as_json(penstock("pools", "list", "--json"))] == ["database"]
+    assert penstock("apply", str(block), "--prune", "--yes").returncode == 0
+    assert penstock("pools", "delete", "database").returncode == 1
+    assert penstock("pools", "get", "nowhere").returncode == 1
+    assert penstock("pools", "set", "a", "10001").returncode == 2
+    assert penstock("pools", "set", "a b", "1").returncode == 2
+    (pool,) = as_json(penstock("pools", "list", "--json"))
+    assert (pool["capacity"], pool["source"]) == (1, "default")
+
+
+def test_a_granularity_that_is_not_enforced_cannot_be_set(penstock: Penstock) -> None:
+    done = penstock("pools", "set", "database", "2", "--granularity", "run")
+    assert done.returncode == 1
+    assert "not enforced" in done.stderr
+    assert as_json(penstock("pools", "list", "--json")) == []
+
+
+def test_db_and_status(penstock: Penstock) -> None:
+    assert penstock("db", "upgrade").returncode == 0
+    assert "schema 0001, this version works with 0001" in penstock("db", "current").stdout
+    assert as_json(penstock("status", "--json")) == {"limits": [], "leases": [], "waiters": [], "sessions": []}
+    assert penstock("status").returncode == 0
+
+
+def test_a_store_that_cannot_be_reached(penstock: Penstock) -> None:
+    done = penstock("--store", "postgresql://u:secret@127.0.0.1:1/x", "status")
+    assert done.returncode == 69
+    assert "secret" not in done.stderr
+    assert "Traceback" not in done.stderr

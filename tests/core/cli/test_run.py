@@ -1,0 +1,174 @@
+"""`penstock run`: slots held while a command runs, in real processes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import penstock
+import pytest
+from penstock import changes
+from penstock.config import Concurrency
+from penstock.engine import Engine
+
+pytestmark = pytest.mark.parametrize("store_kind", ["sqlite", "postgresql"], indirect=True)
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def engine(store_url: str) -> Iterator[Engine]:
+    with penstock.connect(store_url) as engine:
+        block = {"pools": {"limits": {"a": 1}}, "runs": {"max_concurrent_runs": 1}}
+        changes.apply(engine, Concurrency.model_validate(block), expected_version=0)
+        yield engine
+
+
+@pytest.fixture
+def start(store_url: str, engine: Engine) -> Iterator[Start]:
+    children: list[subprocess.Popen[str]] = []
+
+    def run(*arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "penstock", "--store", store_url, "run", *arguments]
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        children.append(child)
+        return child
+
+    yield run
+    for child in children:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.communicate()
+
+
+def until(condition: Callable[[], Any], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the state did not come"
+        time.sleep(0.02)
+
+
+def held(engine: Engine) -> int:
+    return {row.key: row.held for row in engine.store.limit_rows()}["pool:a"]
+
+
+@pytest.mark.parametrize(("code", "expected"), [("0", 0), ("3", 3), ("137", 137)])
+def test_the_exit_code_is_the_commands(start: Start, engine: Engine, code: str, expected: int) -> None:
+    assert start("--pool", "a", "--", "sh", "-c", f"exit {code}").wait(60) == expected
+    assert held(engine) == 0
+
+
+def test_a_command_ended_by_a_signal_not_found_or_not_executable(start: Start, tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.write_text("no program")
+    assert start("--pool", "a", "--", "sh", "-c", "kill -9 $$").wait(60) == 128 + 9
+    assert start("--pool", "a", "--", str(tmp_path / "absent")).wait(60) == 127
+    assert start("--pool", "a", "--", str(plain)).wait(60) == 126
+
+
+def test_the_command_sees_its_lease_and_its_fences(start: Start) -> None:
+    out, _ = start("--pool", "a", "--", "sh", "-c", 'echo "$PENSTOCK_LEASE_ID"; echo "$PENSTOCK_FENCES"').communicate()
+    lease_id, fences = out.splitlines()
+    assert len(lease_id) == 36
+    assert json.loads(fences)["pool:a"].keys() == {"1"}
+
+
+def test_bad_usage(start: Start) -> None:
+    for arguments in (
+        ["--pool", "a"],
+        ["--pool", "a:0", "--", "true"],
+        ["--tag", "x", "--", "true"],
+        ["--run-tag", "a=b", "--", "true"],
+        ["--pool", "a", "--pool", "a", "--", "true"],
+    ):
+        assert start(*arguments).wait(60) == 2
+
+
+def test_blocked_skip_fail_time_out_impossible(start: Start, engine: Engine) -> None:
+    with engine.hold("a"):
+        skipped = start("--pool", "a", "--on-blocked", "skip", "--", "false")
+        assert skipped.wait(60) == 0
+        assert skipped.stderr is not None
+        assert "skipped" in skipped.stderr.read()
+        assert start("--pool", "a", "--on-blocked", "fail", "--", "true").wait(60) == 75
+        assert start("--pool", "a", "--wait-timeout", "0.1", "--", "true").wait(60) == 75
+    assert start("--pool", "a:2", "--", "true").wait(60) == 75
+
+
+def test_it_waits_and_says_for_what(start: Start, engine: Engine) -> None:
+    with engine.hold("a"):
+        child = start("--pool", "a", "--op-id", "load", "--", "echo", "ran")
+        until(lambda: engine.status()["waiters"])
+    out, err = child.communicate(timeout=60)
+    assert out == "ran\n"
+    assert "load waits: a: 1 of 1 held by process/process" in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_go_to_the_command_and_free_the_slots_after_it(start: Start, engine: Engine, number: int) -> None:
+    script = "import signal,sys,time; signal.signal(%d, lambda *_: sys.exit(7)); print('up', flush=True)"
+    child = start("--pool", "a", "--", sys.executable, "-c", f"{script % number}; time.sleep(60)")
+    assert child.stdout is not None
+    assert child.stdout.readline() == "up\n"
+    assert held(engine) == 1
+    os.kill(child.pid, number)
+    assert child.wait(60) == 7
+    assert held(engine) == 0
+
+
+def test_sigterm_ends_a_waiter_which_leaves_the_queue(start: Start, engine: Engine) -> None:
+    with engine.hold("a"):
+        child = start("--pool", "a", "--", "touch", "/nonexistent/never")
+        until(lambda: engine.status()["waiters"])
+        child.terminate()
+        assert child.wait(60) == 128 + signal.SIGTERM
+        assert engine.status()["waiters"] == []
+
+
+def test_runs_of_one_id_share_a_run_lease(start: Start, engine: Engine) -> None:
+    first = start("--run-id", "r", "--run-tag", "team=x", "--", "sh", "-c", "echo up; sleep 60")
+    assert first.stdout is not None
+    assert first.stdout.readline() == "up\n"
+    assert start("--run-id", "r", "--", "true").wait(60) == 0
+    assert start("--run-id", "other", "--on-blocked", "fail", "--", "true").wait(60) == 75
+
+
+def test_a_lost_lease_kills_the_command(start: Start, engine: Engine) -> None:
+    child = start("--pool", "a", "--", "sh", "-c", "echo up; exec sleep 60")
+    assert child.stdout is not None
+    assert child.stdout.readline() == "up\n"
+    (session,) = [row for row in engine.store.snapshot().sessions if row.session.pid == child.pid]
+    engine.store.close_session(session.session.session_id)  # as if it had been reaped
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 76
+    assert "the lease is lost" in err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
+def test_the_command_does_not_outlive_a_killed_penstock(start: Start, engine: Engine) -> None:
+    child = start("--pool", "a", "--", "sh", "-c", "echo $$; exec sleep 60")
+    assert child.stdout is not None
+    command = int(child.stdout.readline())
+    child.kill()
+    child.wait(60)
+
+    def gone() -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            return Path(f"/proc/{command}/stat").read_text().split()[2] == "Z"
+        return True
+
+    until(gone)

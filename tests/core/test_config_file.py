@@ -1,0 +1,194 @@
+"""Reading a configuration: the users' own blocks, and every way to get one wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from penstock.claim import Claim, ClaimKind
+from penstock.config import Concurrency, Granularity
+from penstock.config_file import read, read_file
+from penstock.errors import ConfigError
+from penstock.rules import Demand, Source, demands
+
+SEEDS = sorted((Path(__file__).parent / "seeds").glob("*.yaml"))
+
+
+def op(*pools: str) -> Claim:
+    return Claim(kind=ClaimKind.OP, host="h", deployment="d", pools=dict.fromkeys(pools, 1))
+
+
+def run(**tags: str) -> Claim:
+    return Claim(kind=ClaimKind.RUN, host="h", deployment="d", run_id="r", tags=tags)
+
+
+def seed(name: str) -> Concurrency:
+    return read_file(Path(__file__).parent / "seeds" / f"{name}.yaml").concurrency
+
+
+def faults(text: str) -> list[tuple[int | None, str]]:
+    with pytest.raises(ConfigError) as error:
+        read(text)
+    return [(fault.line, f"{fault.path}: {fault.message}") for fault in error.value.faults]
+
+
+@pytest.mark.parametrize("path", SEEDS, ids=lambda path: path.stem)
+def test_every_block_of_the_documents_is_good(path: Path) -> None:
+    concurrency = read_file(path).concurrency
+    assert Concurrency.from_document(concurrency.document()) == concurrency
+
+
+@pytest.mark.parametrize(("name", "limit"), [("pools_default_limit_1", 1), ("pools_default_limit_5", 5)])
+def test_a_default_covers_every_pool(name: str, limit: int) -> None:
+    assert demands(op("foo"), seed(name)) == (Demand("pool:foo", 1, limit, Source.DEFAULT),)
+    assert demands(run(), seed(name)) == (Demand("runs", 1, None, Source.NONE),)
+
+
+def test_run_granularity_takes_the_pool_with_the_run() -> None:
+    concurrency = seed("pools_granularity_run")
+    assert concurrency.pool_granularity("foo") is Granularity.RUN
+    assert demands(op("foo"), concurrency) == ()
+    claim = Claim(kind=ClaimKind.RUN, host="h", deployment="d", run_id="r", pools={"foo": 1})
+    assert [demand.key for demand in demands(claim, concurrency)] == ["pool:foo", "runs"]
+
+
+def test_a_run_total() -> None:
+    assert demands(run(), seed("runs_max_15")) == (Demand("runs", 1, 15, Source.RULE),)
+
+
+def test_run_tags_by_value_and_by_key() -> None:
+    concurrency = seed("run_tags")
+    assert demands(run(**{"dagster/sensor_name": "my_cool_sensor", "dagster/backfill": "b"}), concurrency) == (
+        Demand("run_tag:dagster%2Fbackfill", 1, 10, Source.RULE),
+        Demand("run_tag:dagster%2Fsensor_name=my_cool_sensor", 1, 5, Source.RULE),
+        Demand("runs", 1, None, Source.NONE),
+    )
+    assert [d.key for d in demands(run(**{"dagster/sensor_name": "another"}), concurrency)] == ["runs"]
+
+
+def test_run_tags_per_unique_value() -> None:
+    for value in ("a", "b"):
+        assert Demand(f"run_tag:dagster%2Fbackfill=*:{value}", 1, 10, Source.RULE) in demands(
+            run(**{"dagster/backfill": value}), seed("run_tag_per_unique_value")
+        )
+
+
+def test_combined_blocks() -> None:
+    assert [(d.key, d.capacity) for d in demands(run(**{"dagster/backfill": "x"}), seed("runs_and_run_tag"))] == [
+        ("run_tag:dagster%2Fbackfill", 3),
+        ("runs", 10),
+    ]
+    assert demands(op("p"), seed("runs_and_pools"))[0].capacity == 3
+    assert demands(run(), seed("runs_and_pools"))[0].capacity == 10
+
+
+def test_rules_on_tags_that_no_host_sets_are_warned_of() -> None:
+    warnings = read_file(Path(__file__).parent / "seeds" / "run_tags.yaml").warnings
+    assert [warning.line for warning in warnings] == [4, 7]
+    assert "no host sets this tag" in warnings[0].message
+
+
+def test_five_faults_are_five_reports_with_their_lines() -> None:
+    text = """\
+concurrency:
+  pools:
+    default_limt: 1
+    limits:
+      database: -1
+  runs:
+    max_concurrent_runs: many
+    tag_concurrency_limits:
+      - {key: team, value: 5, limit: 1}
+      - {key: team, limit: 1, limit: 2}
+"""
+    found = faults(text)
+    assert [line for line, _ in found] == [3, 5, 7, 9, 10]
+    assert "did you mean `default_limit`?" in found[0][1]
+    assert "-1 found; at least 0 is expected" in found[1][1]
+    assert "'many' found; a whole number is expected" in found[2][1]
+    assert "5 found; text, or {applyLimitPerUniqueValue: true}, is expected" in found[3][1]
+    assert "the key stands twice, first on line 10" in found[4][1]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        ("", 1, "empty"),
+        ("# only a comment\n", 1, "empty"),
+        ("- a\n", 1, "`concurrency:` block is expected"),
+        ("concurrency: [\n", 2, "not YAML"),
+        ("concurrency:\n\tpools: {}\n", 2, "a tab"),
+        ("concurrency: {}\n---\nconcurrency: {}\n", 3, "second YAML document"),
+        ("pools: {default_limit: 1}\n", 1, "lacks its first line `concurrency:`"),
+        ("concurency: {}\n", 1, "did you mean `concurrency`?"),
+        ("storage: {}\n", 1, "no `concurrency:` block"),
+        ("concurrency: {}\nstorage: {}\n", 2, "storage: only a `concurrency:` block is read here"),
+        ("concurrency: {pools: {default_limit: true}}\n", 1, "True found; a whole number is expected"),
+        ("concurrency: {pools: {default_limit: 1.5}}\n", 1, "a whole number is expected"),
+        ("concurrency: {pools: {default_limit: 10001}}\n", 1, "at most 10000"),
+        ("concurrency: {pools: {granularity: asset}}\n", 1, "'op' or 'run' is expected"),
+        ("concurrency: {pools: {limits: {'a b': 1}}}\n", 1, "whitespace"),
+        ("concurrency: {pools: {limits: {'a:3': 1}}}\n", 1, "cannot end in `:digits`"),
+        ("concurrency: {runs: {max_concurrent_runs: -2}}\n", 1, "at least -1"),
+        ("concurrency: {runs: {tag_concurrency_limits: [{key: a}]}}\n", 1, "limit: is missing"),
+        ("concurrency: {runs: {tag_concurrency_limits: {key: a}}}\n", 1, "a list is expected"),
+        (
+            "concurrency:\n  runs:\n    tag_concurrency_limits:\n    - {key: a, limit: 1}\n    - {key: a, limit: 2}\n",
+            3,
+            "two rules for the same tag 'a'",
+        ),
+        (
+            "concurrency:\n  runs: {tag_concurrency_limits: [{key: a, limit: 1, value: {applyLimitPerUniqueValue: no}}]}",
+            2,
+            "only `true` means something",
+        ),
+        ("concurrency: {default_op_concurrency_limit: 1, pools: {default_limit: 2}}\n", 1, "contradicts"),
+        ("concurrency: 5\n", 1, "a block of keys is expected"),
+    ],
+)
+def test_bad_input_is_named_with_its_line(text: str, line: int, says: str) -> None:
+    (fault,) = faults(text)
+    assert fault[0] == line
+    assert says in fault[1]
+
+
+def test_an_alias_bomb_is_refused() -> None:
+    text = "a: &a [x,x,x,x,x,x,x,x,x,x]\n"
+    for name, inner in zip("bcdefgh", "abcdefg", strict=True):
+        text += f"{name}: &{name} [{','.join(['*' + inner] * 10)}]\n"
+    ((_, message),) = faults(text + "concurrency: {}\n")
+    assert "aliases counted" in message
+
+
+def test_a_huge_file_and_one_that_is_no_text_are_refused(tmp_path: Path) -> None:
+    ((_, message),) = faults("#" * 1_000_001)
+    assert "is refused" in message
+    path = tmp_path / "x.yaml"
+    path.write_bytes(b"concurrency:\n  pools: {limits: {\xff: 1}}\n")
+    with pytest.raises(ConfigError, match="line 2: not UTF-8"):
+        read_file(path)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_file(tmp_path / "absent.yaml")
+
+
+def test_a_byte_order_mark_and_empty_blocks_are_taken() -> None:
+    assert read("\ufeffconcurrency:\n").concurrency == Concurrency()
+    text = "concurrency:\n  pools:\n    limits:\n  runs:\n    tag_concurrency_limits:\n  ops:\n"
+    assert read(text).concurrency == Concurrency()
+
+
+def test_the_old_word_for_the_default_is_taken_with_a_warning() -> None:
+    done = read("concurrency:\n  default_op_concurrency_limit: 2\n")
+    assert done.concurrency.pools.default_limit == 2
+    assert [(w.line, "deprecated" in w.message) for w in done.warnings] == [(2, True)]
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_read_or_named_faulty(text: str) -> None:
+    for candidate in (text, "concurrency:\n  pools:\n    limits:\n      " + text):
+        try:
+            read(candidate)
+        except ConfigError as error:
+            assert error.faults  # noqa: PT017  # either outcome is right
