@@ -9,13 +9,21 @@ from penstock.engine import Engine
 from penstock.store.sql import SqlStore
 
 if TYPE_CHECKING:
+    import pluggy
+
     from penstock.settings import Settings
 
 
 def connect(
-    url: str | None = None, *, host: str = "process", deployment: str | None = None, settings: Settings | None = None
+    url: str | None = None,
+    *,
+    host: str = "process",
+    deployment: str | None = None,
+    settings: Settings | None = None,
+    plugins: pluggy.PluginManager | None = None,
 ) -> Engine:
-    """See `penstock.connect`."""
+    """See `penstock.connect`; `plugins` are those of a host, else the installed ones."""
     store = SqlStore(installation.store_url(url))
     store.check_schema()
-    return Engine(store, host=host, deployment=installation.deployment(deployment, host=host), settings=settings)
+    name = installation.deployment(deployment, host=host)
+    return Engine(store, host=host, deployment=name, settings=settings, plugins=plugins)

@@ -45,7 +45,7 @@ class Engine:
         plugins: pluggy.PluginManager | None = None,
     ) -> None:
         self.store, self.host, self.deployment = store, host, deployment
-        self.settings = settings or Settings()
+        self.settings = settings or Settings.from_environment()
         self.hook = (plugins or installed_plugins()).hook
         self._start()
 
@@ -287,11 +287,11 @@ class Engine:
             lease.holds -= 1
             if lease.holds > 0 or lease.claim_id not in self._leases:
                 return
+            # Forgotten before it is told to the store: should that fail, the next beat ends what nobody answers for.
+            del self._leases[lease.claim_id]
+            self._requested.discard(lease.claim_id)
         if not self.store.release(lease.claim_id, lease.session_id):
             log.warning("%s had been lost before it was released", lease)
-        with self._lock:
-            self._leases.pop(lease.claim_id, None)
-        self.forget(lease.claim_id)
         self.hook.penstock_released(lease=lease, held_seconds=time.monotonic() - lease.granted_at)
 
     def hand_over(self, lease: Lease, *, seconds: float) -> str:

@@ -137,20 +137,23 @@ class Request:
         pauses = _Pauses(self._engine.settings.poll_min_seconds, self._engine.settings.poll_max_seconds)
         outage = _Outage(self._engine.settings.store_retry_seconds)
         stop = cancelled or threading.Event()
-        while True:
-            try:
-                decision = self.step() if on_blocked == "wait" else self.try_step()
-                outage.over()
-            except StoreUnavailable as error:
-                pause = outage.pause(error)
-            else:
-                if (lease := self._conclude(decision, on_blocked)) is not None:
-                    return lease
-                pause = pauses.next()
-            pause = self._bounded(pause, wait_timeout_seconds)
-            if stop.wait(pause):
-                self.withdraw()
-                raise Cancelled(self.claim.label)
+        try:
+            while True:
+                try:
+                    decision = self.step() if on_blocked == "wait" else self.try_step()
+                    outage.over()
+                except StoreUnavailable as error:
+                    pause = outage.pause(error)
+                else:
+                    if (lease := self._conclude(decision, on_blocked)) is not None:
+                        return lease
+                    pause = pauses.next()
+                if stop.wait(self._bounded(pause, wait_timeout_seconds)):
+                    raise Cancelled(self.claim.label)
+        except BaseException as error:  # also what a signal handler raises into the wait
+            if isinstance(error, Cancelled) or not isinstance(error, Exception):
+                self._undo()
+            raise
 
     async def acquire_async(
         self, on_blocked: Literal["wait", "skip", "fail"] = "wait", wait_timeout_seconds: float | None = None
@@ -240,12 +243,15 @@ class Request:
         def undo() -> None:
             with self._step_lock:
                 self._abandoned = True
-                if (lease := self._engine.lease(self.claim_id)) is not None:
-                    lease.release()
-                else:
-                    self.withdraw()
+                self._undo()
 
         threading.Thread(target=undo, name="penstock-withdraw").start()
+
+    def _undo(self) -> None:
+        if (lease := self._engine.lease(self.claim_id)) is not None:
+            lease.release()
+        else:
+            self.withdraw()
 
 
 class _Pauses:

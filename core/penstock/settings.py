@@ -5,19 +5,35 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
+
+from penstock.errors import ClaimError
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Times in seconds. The margin must leave the holder time to stop before the grace is over."""
 
-    session_ttl_seconds: float = 30.0
+    session_ttl_seconds: float = 30.0  # else PENSTOCK_SESSION_TTL_SECONDS, see `from_environment`
     poll_min_seconds: float = 0.02
     poll_max_seconds: float = 1.0
     ticket_seconds: float = 300.0
     run_probe_seconds: float = 24 * 3600.0
     sweep_seconds: float = 0.5
     store_retry_seconds: float = 600.0
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """The defaults, with `PENSTOCK_SESSION_TTL_SECONDS` where it is set. Raises ClaimError when that is no time."""
+        if (text := os.environ.get("PENSTOCK_SESSION_TTL_SECONDS")) is None:
+            return cls()
+        try:
+            seconds = float(text)
+        except ValueError:
+            seconds = 0.0
+        if not 1 <= seconds <= 3600:
+            raise ClaimError(f"PENSTOCK_SESSION_TTL_SECONDS={text!r}: seconds from 1 to 3600 are expected")
+        return cls(session_ttl_seconds=seconds)
 
     @property
     def beat_seconds(self) -> float:

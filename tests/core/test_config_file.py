@@ -140,9 +140,9 @@ concurrency:
             "two rules for the same tag 'a'",
         ),
         (
-            "concurrency:\n  runs: {tag_concurrency_limits: [{key: a, limit: 1, value: {applyLimitPerUniqueValue: no}}]}",
+            "concurrency:\n runs: {tag_concurrency_limits: [{key: a, limit: 1, value: {applyLimitPerUniqueValue: 0}}]}",
             2,
-            "only `true` means something",
+            "true is expected",
         ),
         ("concurrency: {default_op_concurrency_limit: 1, pools: {default_limit: 2}}\n", 1, "contradicts"),
         ("concurrency: 5\n", 1, "a block of keys is expected"),

@@ -33,6 +33,7 @@ class Processes:
     folder: Path
     environment: Mapping[str, str]
     _children: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    _finite: set[str] = field(default_factory=set)
 
     def start(self, name: str, command: Sequence[str | Path]) -> subprocess.Popen[bytes]:
         """Start one; its output goes to `<folder>/<name>.log`."""
@@ -48,6 +49,12 @@ class Processes:
                 start_new_session=True,
             )
         self._children[name] = child
+        return child
+
+    def start_to_end(self, name: str, command: Sequence[str | Path]) -> subprocess.Popen[bytes]:
+        """As `start`, for one that is meant to end by itself: `wait_for` does not mind when it has."""
+        child = self.start(name, command)
+        self._finite.add(name)
         return child
 
     def run(self, name: str, command: Sequence[str | Path], *, seconds: float) -> str:
@@ -74,7 +81,7 @@ class Processes:
         deadline = time.monotonic() + seconds
         while not condition():
             for name, child in self._children.items():
-                if child.poll() is not None:
+                if name not in self._finite and child.poll() is not None:
                     raise HostFailed(f"{name} ended with {child.returncode} before {what}:\n{self.tail(name)}")
             if time.monotonic() > deadline:
                 raise HostFailed(f"{what}: not within {seconds:g} s\n" + "\n".join(map(self.tail, self._children)))
