@@ -125,14 +125,19 @@ class Demo:
         return airflow, prefect
 
     def _run_both(self, engine: Engine, airflow: AirflowHost, prefect: PrefectHost) -> None:
+        airflow_runs_now = threading.Event()
+
         def airflow_runs() -> None:
             airflow.trigger(DAG_ID, "first", {"team": "analytics"})
+            airflow_runs_now.wait(WORK_SECONDS)
             airflow.trigger(DAG_ID, "second")
             states = airflow.wait_for_runs(DAG_ID, ["first", "second"], seconds=WORK_SECONDS)
             if set(states.values()) != {"success"}:
                 raise HostFailed(f"DAG runs ended as {states}\n{airflow.logs(DAG_ID)}")
 
         def prefect_runs() -> None:
+            # Prefect is there at once, Airflow some seconds later: begin together, or one is done before the other.
+            airflow_runs_now.wait(WORK_SECONDS)
             script = HERE / "flows" / "penstock_demo.py"
             flows = [
                 prefect.run_flow("first", script, "first", "team:analytics"),
@@ -146,15 +151,22 @@ class Demo:
         for thread in threads:
             thread.start()
         began = time.monotonic()
-        self._draw(engine, began, threads)
+        try:
+            self._draw(engine, began, threads, airflow_runs_now)
+        finally:
+            airflow_runs_now.set()
         self._raise_errors()
 
-    def _draw(self, engine: Engine, began: float, threads: list[threading.Thread]) -> None:
+    def _draw(
+        self, engine: Engine, began: float, threads: list[threading.Thread], airflow_runs_now: threading.Event
+    ) -> None:
         live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal else None
         last = ""
         with live or ExitStack():
             while any(thread.is_alive() for thread in threads):
                 status = engine.status()
+                if any(lease["host"] == "airflow" for lease in status["leases"]) or self._errors:
+                    airflow_runs_now.set()
                 if live is not None:
                     live.update(Group(picture.live_table(status, time.monotonic() - began)), refresh=True)
                 elif (now := picture.line(status)) != last and status["leases"]:

@@ -8,7 +8,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -22,19 +22,19 @@ class PrefectHost:
     """A Prefect server and its flow processes; `stop` leaves nothing running.
 
     `bin_folder` is that of a Python environment with Prefect and Penstock; `home` becomes PREFECT_HOME.
-    Times are in seconds.
+    `store_url` None leaves Penstock inactive; `settings` are further environment variables. Times are in seconds.
     """
 
     def __init__(
         self,
         bin_folder: Path,
         home: Path,
-        store_url: str,
+        store_url: str | None,
         deployment: str,
         *,
         settings: Mapping[str, str] | None = None,
     ) -> None:
-        self.bin_folder, self.home, self.deployment = Path(bin_folder), Path(home), deployment
+        self.bin_folder, self.home, self.store_url = Path(bin_folder), Path(home), store_url
         self.port = free_port()
         self.api_url = f"http://127.0.0.1:{self.port}/api"
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "PENSTOCK_"))}
@@ -52,8 +52,8 @@ class PrefectHost:
             "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
             "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.5",
             "DO_NOT_TRACK": "1",
-            "PREFECT_INTEGRATIONS_PENSTOCK_STORE_URL": store_url,
             "PREFECT_INTEGRATIONS_PENSTOCK_DEPLOYMENT": deployment,
+            **({"PREFECT_INTEGRATIONS_PENSTOCK_STORE_URL": store_url} if store_url is not None else {}),
             **(settings or {}),
         }
         self._server = Processes(self.home / "server", environment)
@@ -93,15 +93,19 @@ class PrefectHost:
                 raise HostFailed(f"flows not done within {seconds:g} s\n{self.logs()}") from error
         return codes
 
-    def run(self, *arguments: str, seconds: float = 60.0) -> str:
-        """The output of a `prefect` command. Raises HostFailed."""
-        return self._flows.run("prefect", [self.bin_folder / "prefect", *arguments], seconds=seconds)
+    def run_python(self, *arguments: str, seconds: float = 60.0) -> str:
+        """The output of a Python process in the host's environment. Raises HostFailed."""
+        return self._flows.run("python", [self.bin_folder / "python", *arguments], seconds=seconds)
+
+    def wait_for(self, what: str, condition: Callable[[], bool], *, seconds: float) -> None:
+        """Wait until the condition holds. Raises HostFailed when the server has ended or `seconds` are over."""
+        self._server.wait_for(what, condition, seconds=seconds)
 
     # -- what the server knows ---------------------------------------------------------------------------------------
 
-    def flow_runs(self, *, tag: str | None = None) -> list[dict[str, Any]]:
-        """Flow runs (with `tag`, if given), oldest first, as the API has them (`state_name`, `run_count` …)."""
-        given: dict[str, Any] = {"flow_runs": {"tags": {"all_": [tag]}}} if tag is not None else {}
+    def flow_runs(self, name: str | None = None) -> list[dict[str, Any]]:
+        """Flow runs (of this run name, if given), oldest first, as the API has them (`state_name`, `run_count` …)."""
+        given: dict[str, Any] = {"flow_runs": {"name": {"any_": [name]}}} if name is not None else {}
         return self._rows("flow_runs", {**given, "sort": "START_TIME_ASC"})
 
     def task_runs(self, flow_run_ids: Sequence[str] | None = None) -> list[dict[str, Any]]:
@@ -122,7 +126,7 @@ class PrefectHost:
             runs[:] = self.task_runs([flow_run_id])
             return all(run["state_type"] in FINAL_STATES for run in runs)
 
-        self._server.wait_for(f"the task runs of {flow_run_id} end", final, seconds=seconds)
+        self.wait_for(f"the task runs of {flow_run_id} end", final, seconds=seconds)
         return runs
 
     def logs(self) -> str:

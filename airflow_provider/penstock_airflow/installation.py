@@ -1,0 +1,117 @@
+"""What this Airflow installation says about itself in `[penstock]`, and the engine of this process."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Self, TypeVar
+
+import penstock
+from penstock import settings
+from penstock.errors import ConfigError, Fault, StoreUnavailable
+
+from penstock_airflow import compatibility
+
+if TYPE_CHECKING:
+    from penstock.engine import Engine
+
+log = logging.getLogger("penstock.airflow")
+SECTION = "penstock"
+T = TypeVar("T")
+_RETRY_SECONDS = (0.2, 5.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """The settings of `[penstock]`. `store_url` None means inactive."""
+
+    store_url: str | None
+    deployment: str
+    pools: tuple[str, ...] = ()
+    run_tag_keys: tuple[str, ...] = ()
+    short_block_seconds: float = 3.0
+    min_deferral_seconds: float = 10.0
+    session_ttl_seconds: float = 60.0
+
+    @classmethod
+    def configured(cls) -> Self:
+        """As Airflow's configuration has it now. Raises AirflowConfigException on a figure that is none."""
+        conf = compatibility.configuration()
+        return cls(
+            store_url=settings.configured_url(conf.get(SECTION, "store_url", fallback=None)),
+            deployment=settings.deployment(conf.get(SECTION, "deployment", fallback=None), host="airflow"),
+            pools=_listed(conf.get(SECTION, "pools", fallback="")),
+            run_tag_keys=_listed(conf.get(SECTION, "run_tag_keys", fallback="")),
+            short_block_seconds=conf.getfloat(SECTION, "short_block_seconds", fallback=3.0),
+            min_deferral_seconds=conf.getfloat(SECTION, "min_deferral_seconds", fallback=10.0),
+            session_ttl_seconds=conf.getfloat(SECTION, "session_ttl_seconds", fallback=60.0),
+        )
+
+
+@cache
+def store_is_configured() -> bool:
+    """Whether this installation has a store; read once in each process. If not, says so in the log, once."""
+    url = compatibility.configuration().get(SECTION, "store_url", fallback=None)
+    if settings.configured_url(url) is None:
+        log.info("Penstock is installed but inactive: no [penstock] store_url is set, so nothing is limited")
+        return False
+    return True
+
+
+@cache
+def installation() -> Installation:
+    """The settings, read once in each process."""
+    return Installation.configured()
+
+
+_lock = threading.Lock()
+_engines: dict[str, Engine] = {}
+
+
+def engine() -> Engine:
+    """The engine of this process, made at first use; a fork of it starts with a clean one (see Engine).
+
+    Raises StoreUnavailable, SchemaMismatch, and ConfigError without a store URL: another component of this installation
+    has one, and a file of our own beside it would limit nothing.
+    """
+    here = installation()
+    if here.store_url is None:
+        raise ConfigError(
+            [Fault("no store_url in this process; set it for every component of Airflow", path="[penstock]")]
+        )
+    with _lock:
+        if (known := _engines.get(here.deployment)) is not None:
+            return known
+        made = penstock.connect(
+            here.store_url,
+            host="airflow",
+            deployment=here.deployment,
+            settings=settings.Settings(session_ttl_seconds=here.session_ttl_seconds),
+        )
+        return _engines.setdefault(here.deployment, made)
+
+
+def patiently(call: Callable[[], T], *, patience_seconds: float = settings.Settings().store_retry_seconds) -> T:
+    """The call's result; while the store is away tries again, and raises StoreUnavailable when patience is over.
+
+    Nothing is admitted meanwhile: a store that cannot be asked never means unlimited.
+    """
+    pause, longest = _RETRY_SECONDS
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        try:
+            return call()
+        except StoreUnavailable as error:
+            if time.monotonic() + pause > deadline:
+                raise
+            log.warning("the store is away, nothing starts before it answers; trying again: %s", error)
+            time.sleep(pause)
+            pause = min(2 * pause, longest)
+
+
+def _listed(text: str | None) -> tuple[str, ...]:
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())

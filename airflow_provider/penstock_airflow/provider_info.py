@@ -1,0 +1,78 @@
+"""What Airflow reads about the provider. Every Airflow process imports this module: it imports nothing itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def get_provider_info() -> dict[str, Any]:
+    """The provider's description in the form of Airflow's `provider_info.schema.json`."""
+    return {
+        "package-name": "penstock",
+        "name": "Penstock",
+        "description": "Concurrency limits shared with Prefect and plain processes: pools, run limits, tag limits.",
+        "integrations": [{"integration-name": "Penstock", "tags": ["software"]}],
+        "triggers": [{"integration-name": "Penstock", "python-modules": ["penstock_airflow.trigger"]}],
+        "config": {
+            "penstock": {
+                "description": "Where the limits are kept, and how tasks wait for them.",
+                "options": {
+                    "store_url": _option(
+                        "SQLAlchemy URL of the store that holds the limits; the same for every host that shares them. "
+                        "Without it Penstock is inactive.",
+                        example="postgresql+psycopg://penstock:secret@db.example/penstock",
+                        sensitive=True,
+                    ),
+                    "deployment": _option(
+                        "The name of this Airflow installation among all that share the store. "
+                        "Absent: ``PENSTOCK_DEPLOYMENT``, else ``airflow``.",
+                        example="airflow-production",
+                    ),
+                    "pools": _option(
+                        "Comma-separated globs of Airflow pools that count as Penstock pools although they have no "
+                        "limit of their own in the store; the default limit reaches them only so. "
+                        "A bare ``*`` leaves out ``default_pool``.",
+                        example="database,api_*",
+                        default="",
+                    ),
+                    "run_tag_keys": _option(
+                        "Comma-separated keys of a run's conf, else of its params, that become run tags.",
+                        example="team,customer",
+                        default="",
+                    ),
+                    "short_block_seconds": _option(
+                        "How long a task waits for its slots in the worker before it defers.", kind="float", default="3"
+                    ),
+                    "min_deferral_seconds": _option(
+                        "How long a deferral lasts at least. Airflow up to 3.3.2 fails a task that resumes within "
+                        "about 5 seconds of its deferral (apache/airflow#72716); 0 where it is mended.",
+                        kind="float",
+                        default="10",
+                    ),
+                    "session_ttl_seconds": _option(
+                        "After how many seconds without a sign of life a task's slots are given to others.",
+                        kind="float",
+                        default="60",
+                    ),
+                },
+            }
+        },
+    }
+
+
+def _option(
+    description: str,
+    *,
+    kind: str = "string",
+    default: str | None = None,
+    example: str | None = None,
+    sensitive: bool = False,
+) -> dict[str, Any]:
+    option = {
+        "description": description,
+        "version_added": "0.1.0",
+        "type": kind,
+        "example": example,
+        "default": default,
+    }
+    return option | ({"sensitive": True} if sensitive else {})

@@ -1,0 +1,48 @@
+"""What Airflow reads about the provider."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.metadata import distribution, entry_points
+from importlib.resources import files
+
+from penstock_airflow.provider_info import get_provider_info
+
+
+def test_it_fits_airflows_schema_and_the_distribution() -> None:
+    import jsonschema
+
+    schema = json.loads(files("airflow").joinpath("provider_info.schema.json").read_text())
+    info = get_provider_info()
+    jsonschema.validate(info, schema)
+    assert info["package-name"] == distribution("penstock").metadata["Name"]
+
+
+def test_every_option_has_the_default_that_the_code_uses() -> None:
+    from penstock_airflow.installation import Installation
+
+    options = get_provider_info()["config"]["penstock"]["options"]
+    assert set(options) == set(Installation.__dataclass_fields__)
+    bare = Installation(store_url=None, deployment="airflow")
+    for name in ("short_block_seconds", "min_deferral_seconds", "session_ttl_seconds"):
+        assert float(options[name]["default"]) == getattr(bare, name)
+    assert options["store_url"]["sensitive"]
+
+
+def test_the_entry_points_are_there() -> None:
+    (provider,) = [e for e in entry_points(group="apache_airflow_provider") if e.value.startswith("penstock_airflow")]
+    assert provider.load()() == get_provider_info()
+    (policy,) = entry_points(group="airflow.policy", name="penstock")
+    assert policy.value == "penstock_airflow.policy"
+
+
+def test_its_module_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; before = set(sys.modules); import penstock_airflow.provider_info; "
+        "loaded = {name.partition('.')[0] for name in set(sys.modules) - before}; "
+        "print(sorted(loaded - sys.stdlib_module_names))"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "['penstock_airflow']"

@@ -1,0 +1,151 @@
+"""Flows on a real Prefect server, under limits."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from intervals import most_at_once, read_intervals
+from penstock.demo.prefect_host import PrefectHost
+from penstock.engine import Engine
+
+TTL_SECONDS = 6  # as the host's flow processes are given in conftest.py
+SCRIPT = Path(__file__).parent / "flows" / "scripts.py"
+Configure = Callable[..., None]
+Run = Callable[..., "subprocess.Popen[bytes]"]
+
+
+@pytest.fixture
+def intervals(tmp_path: Path) -> Path:
+    path = tmp_path / "intervals"
+    path.touch()
+    return path
+
+
+@pytest.fixture
+def run(host: PrefectHost, intervals: Path) -> Run:
+    def start(flow: str, name: str, settings: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+        return host.run_flow(name, SCRIPT, flow, str(intervals), name, settings=settings)
+
+    return start
+
+
+def succeed(host: PrefectHost, *children: subprocess.Popen[bytes], seconds: float = 90) -> None:
+    codes = host.wait_for_flows(*children, seconds=seconds)
+    assert set(codes) == {0}
+
+
+def held(engine: Engine) -> dict[str, int]:
+    return {row.key: row.held for row in engine.store.limit_rows() if row.held}
+
+
+def test_two_flows_share_a_pool(
+    host: PrefectHost, run: Run, intervals: Path, engine: Engine, configure: Configure
+) -> None:
+    configure(pools={"limits": {"database": 2}})
+    children = {name: run(flow, name) for flow, name in (("shared", "sync"), ("shared_async", "async"))}
+    succeed(host, *children.values())
+    inside = read_intervals(intervals)["database"]
+    assert len(inside) == 6 + 4
+    assert most_at_once(inside) == 2
+    assert held(engine) == {}
+    for name in children:
+        (flow_run,) = host.flow_runs(name)
+        assert flow_run["state_type"] == "COMPLETED"
+        assert [task["run_count"] for task in host.wait_until_final(flow_run["id"])] == [1] * (
+            5 if name == "sync" else 4
+        )
+
+
+def test_the_run_log_says_what_a_wait_is_for_and_how_long_it_was(
+    host: PrefectHost, run: Run, engine: Engine, configure: Configure
+) -> None:
+    configure(pools={"limits": {"database": 2}})
+    with engine.hold("database:2", op_id="load"):
+        child = run("shared", "logged")
+        host.wait_for("a waiter", lambda: bool(engine.status()["waiters"]), seconds=60)
+    succeed(host, child)
+    (flow_run,) = host.flow_runs("logged")
+
+    def messages() -> str:
+        return "\n".join(host.run_logs(flow_run["id"]))
+
+    host.wait_for("the log", lambda: "Slots granted after waiting" in messages(), seconds=20)
+    assert "Waiting for slots: database: 2 of 2 held by process/process load" in messages()
+
+
+def test_runs_are_limited_in_all_and_by_tag(
+    host: PrefectHost, run: Run, intervals: Path, engine: Engine, configure: Configure
+) -> None:
+    rule = {"key": "team", "value": "analytics", "limit": 1}
+    configure(runs={"max_concurrent_runs": 2, "tag_concurrency_limits": [rule]})
+    children = {name: run("nightly", name) for name in ("team1", "team2", "other")}
+    children["async"] = run("nightly_async", "async-nightly")
+    succeed(host, *children.values())
+    granted = [row.slots for row in engine.store.history() if row.event == "granted"]
+    assert granted.count({"runs": 1, "run_tag:team=analytics": 1}) == 2
+    # One subflow each, which shares its root's run lease: four runs, four run claims.
+    assert sum("runs" in slots for slots in granted) == 4
+    assert most_at_once(read_intervals(intervals)["nightly"]) <= 2
+    assert held(engine) == {}
+
+
+def test_a_pool_of_the_flow_covers_its_tasks(host: PrefectHost, run: Run, configure: Configure) -> None:
+    configure(pools={"limits": {"database": 2}})
+    succeed(host, run("covered", "covered"))
+
+
+@pytest.mark.parametrize("flow", ["retrying", "caching", "blocked", "patient"])
+def test_slots_are_per_attempt(host: PrefectHost, run: Run, engine: Engine, configure: Configure, flow: str) -> None:
+    """No slot in a retry's delay, none for a cache hit; skip and fail; waiting does not eat the timeout."""
+    configure(pools={"limits": {"single": 1}})
+    succeed(host, run(flow, flow))
+    assert held(engine) == {}
+
+
+def test_a_killed_process_frees_its_slots(
+    host: PrefectHost, run: Run, intervals: Path, engine: Engine, configure: Configure
+) -> None:
+    configure(pools={"limits": {"single": 1}})
+    assert run("dying", "killed").wait(60) == -9
+    died = time.monotonic()
+    assert held(engine) == {"pool:single": 1}
+    succeed(host, run("dying", "after"))
+    assert time.monotonic() - died < TTL_SECONDS + 3 + 10  # TTL, grace, and a new process that starts and polls
+
+
+def test_prefect_lists_the_collection(host: PrefectHost) -> None:
+    code = "from prefect.plugins import load_prefect_collections as load; print(load()['penstock'].__name__)"
+    assert host.run_python("-c", code).strip() == "penstock_prefect"
+
+
+def test_without_a_store_flows_run_and_the_log_says_that_nothing_is_limited(host: PrefectHost, run: Run) -> None:
+    succeed(host, run("shared", "inactive", {"PREFECT_INTEGRATIONS_PENSTOCK_STORE_URL": ""}))
+    said = host.flow_log("inactive")
+    assert said.count("Penstock is inactive, nothing is limited: no store is configured") == 1
+
+
+def test_with_a_store_that_cannot_be_used_nothing_runs_unlimited(host: PrefectHost, run: Run, intervals: Path) -> None:
+    url = "postgresql://nobody:secret@127.0.0.1:1/x"
+    child = run("nightly", "wrong", {"PREFECT_INTEGRATIONS_PENSTOCK_STORE_URL": url})
+    assert host.wait_for_flows(child) != [0]
+    assert read_intervals(intervals) == {}
+    assert "secret" not in host.flow_log("wrong")
+    (flow_run,) = host.flow_runs("wrong")
+    assert flow_run["state_type"] == "FAILED"
+
+
+def test_sigterm_ends_the_waiters_in_threads(
+    host: PrefectHost, run: Run, intervals: Path, engine: Engine, configure: Configure
+) -> None:
+    configure(pools={"limits": {"single": 1}})
+    with engine.hold("single", op_id="load"):
+        child = run("terminated", "terminated")
+        host.wait_for("two waiters", lambda: len(engine.status()["waiters"]) == 2, seconds=60)
+        child.terminate()
+        host.wait_for_flows(child, seconds=30)  # while the slot is still held
+        assert engine.status()["waiters"] == []
+    assert read_intervals(intervals) == {}
