@@ -106,6 +106,20 @@ def test_slots_are_per_attempt(host: PrefectHost, run: Run, engine: Engine, conf
     assert held(engine) == {}
 
 
+def test_a_flow_that_finds_no_room_is_skipped_with_the_reason(
+    host: PrefectHost, run: Run, intervals: Path, engine: Engine, configure: Configure
+) -> None:
+    configure(pools={"limits": {"single": 1}})
+    with engine.hold("single", op_id="load"):
+        succeed(host, run("skippable", "skipped"))
+    (flow_run,) = host.flow_runs("skipped")
+    assert (flow_run["state_type"], flow_run["state_name"]) == ("COMPLETED", "Skipped")
+    assert flow_run["state"]["message"] == "single: 1 of 1 held by process/process load"
+    assert read_intervals(intervals) == {}
+    succeed(host, run("skippable", "room"))
+    assert len(read_intervals(intervals)["skippable"]) == 1
+
+
 def test_a_killed_process_frees_its_slots(
     host: PrefectHost, run: Run, intervals: Path, engine: Engine, configure: Configure
 ) -> None:

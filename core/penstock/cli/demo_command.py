@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+from types import FrameType
 
 import click
 from rich.console import Console
@@ -22,6 +24,7 @@ def command(as_json: bool) -> int:
     Makes two environments below PENSTOCK_HOME at its first run (about a minute), then takes one or two minutes. Exit 0
     only if no limit was passed, each was reached, and both hosts took part.
     """
+    signal.signal(signal.SIGTERM, _leave)
     console = Console(stderr=as_json, width=None if sys.stdout.isatty() else 120)
     try:
         verdict = Demo(console).perform()
@@ -47,3 +50,8 @@ def command(as_json: bool) -> int:
         if not verdict.faults:
             console.print("No limit was passed, each was reached, and both hosts took part.")
     return EXIT_NO if verdict.faults else 0
+
+
+def _leave(number: int, _frame: FrameType | None) -> None:
+    """Told to stop: leave by the way on which everything that was started is ended."""
+    raise SystemExit(128 + number)

@@ -116,7 +116,7 @@ def caching() -> None:
 
 
 @limited("single", on_blocked="skip")
-@task
+@task(persist_result=True)
 def skipping() -> str:
     return "ran"
 
@@ -135,7 +135,21 @@ def blocked() -> Completed:
     assert skipped.name == "Skipped", skipped
     assert "1 of 1 held" in skipped.message
     assert refused.is_failed(), refused
+    assert skipping() == "ran"  # a skipped result is not cached
     return Completed(message="both seen")
+
+
+@limited("single")
+@task
+def numbers():
+    yield from range(3)
+
+
+@limited("single", on_blocked="skip")
+@flow(flow_run_name=run_name)
+def skippable() -> None:
+    work("skippable")
+    assert list(numbers()) == [0, 1, 2]  # covered by the flow's own slot
 
 
 @limited("single")
@@ -156,8 +170,10 @@ def patient() -> None:
         future = short.submit()
         time.sleep(2)  # longer than the timeout
     assert future.result() == "in time"
-    state = too_long(return_state=True)
-    assert state.name == "TimedOut", state
+    assert short() == "in time"  # in the main thread the timeout is an alarm
+    slow = too_long.submit()
+    slow.wait()
+    assert slow.state.name == "TimedOut", slow.state
 
 
 @limited("single")

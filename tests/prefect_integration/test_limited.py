@@ -1,0 +1,263 @@
+"""`@limited` keeps what Prefect reads off a task or flow, whatever kind of function is below it. No server here."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import penstock
+import pytest
+from penstock import changes
+from penstock.config import Concurrency
+from penstock.engine import Engine
+from penstock.errors import Blocked, ClaimError, Skipped, StoreUnavailable
+from penstock_prefect import aslots, limited, slots
+from prefect import flow, task
+from prefect.flows import Flow
+from prefect.tasks import Task
+
+
+@pytest.fixture
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    """A store with one slot in `single` and two in `database`, which the integration uses too."""
+    url = f"sqlite:///{tmp_path / 'penstock.db'}"
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_PENSTOCK_STORE_URL", url)
+    with penstock.connect(url) as engine:
+        block = {"pools": {"limits": {"single": 1, "database": 2}}}
+        changes.apply(engine, Concurrency.model_validate(block), expected_version=0)
+        yield engine
+
+
+def held(engine: Engine) -> dict[str, int]:
+    return {row.key: row.held for row in engine.store.limit_rows() if row.held}
+
+
+@task(name="Query", version="7", tags=["db:x"], retries=2, timeout_seconds=9)
+def query(number: int, *, text: str = "a") -> str:
+    """The docstring."""
+    return text * number
+
+
+@flow(name="Nightly", retries=1)
+def nightly(number: int) -> int:
+    return number
+
+
+def test_a_limited_task_is_the_task_it_was() -> None:
+    wrapped = limited("database", slots=2)(query)
+    assert isinstance(wrapped, Task)
+    assert wrapped is not query
+    for name in ("task_key", "name", "version", "tags", "retries", "isasync", "isgenerator", "__doc__", "source_code"):
+        assert getattr(wrapped, name) == getattr(query, name), name
+    assert inspect.signature(wrapped) == inspect.signature(query)
+    assert query.timeout_seconds == 9
+
+
+def test_a_limited_flow_is_the_flow_it_was() -> None:
+    wrapped = limited(nightly)
+    assert isinstance(wrapped, Flow)
+    for name in ("name", "version", "_entrypoint", "parameters", "retries", "isasync", "__doc__"):
+        assert getattr(wrapped, name) == getattr(nightly, name), name
+    assert wrapped.validate_parameters({"number": "3"}) == {"number": 3}
+
+
+def test_with_options_keeps_the_limits_and_the_key(engine: Engine) -> None:
+    wrapped = limited("single")(query).with_options(name="Other", timeout_seconds=3)
+    assert (wrapped.name, wrapped.task_key) == ("Other", query.task_key)
+    with engine.hold("single"), pytest.raises(Blocked):
+        limited("single", on_blocked="fail")(query).with_options(retries=5).fn(1)
+    with engine.hold("single"), pytest.raises(Blocked):
+        limited("single", on_blocked="fail")(nightly).with_options(name="n").fn(1)
+
+
+def test_below_task_two_functions_keep_distinct_keys_and_their_place() -> None:
+    @task
+    @limited("a")
+    def same(x: int) -> int:
+        return x
+
+    first = same
+
+    @task
+    @limited("a")
+    def same(x: int) -> int:
+        return x + 1
+
+    assert first.task_key != same.task_key
+    assert first.task_key.startswith("same-")
+    assert inspect.getsourcefile(same.fn) == __file__
+    assert "return x + 1" in same.source_code
+    assert same.fn(1) == 2
+
+
+def test_below_task_the_key_follows_the_users_code() -> None:
+    codes = []
+    for body in ("return 1", "return 2"):
+        namespace: dict[str, Any] = {"limited": limited, "task": task}
+        exec(compile(f"@task\n@limited('a')\ndef f():\n    {body}\n", "same-file", "exec"), namespace)
+        codes.append(namespace["f"].task_key)
+    assert codes[0] != codes[1]
+
+
+def test_below_flow_version_and_entrypoint_are_those_of_the_users_file() -> None:
+    @flow
+    @limited
+    def below(number: int) -> int:
+        return number
+
+    @flow
+    def plain(number: int) -> int:
+        return number
+
+    assert below.version == plain.version
+    assert below._entrypoint == plain._entrypoint.replace("plain", "below")
+    assert below.validate_parameters({"number": "3"}) == {"number": 3}
+
+
+def test_methods_stay_bound(engine: Engine) -> None:
+    class Source:
+        @limited("single")
+        @task
+        def read(self) -> Source:
+            return self
+
+    source = Source()
+    assert source.read.fn.__prefect_self__ is source
+    assert source.read.with_options(name="x").fn.__prefect_self__ is source
+
+
+def test_a_limited_task_survives_cloudpickle(engine: Engine) -> None:
+    copied = cloudpickle.loads(cloudpickle.dumps(limited("single")(query)))
+    assert copied.fn(2) == "aa"
+    assert copied.task_key == query.task_key
+
+
+def test_all_four_kinds_hold_while_they_run_and_give_back(engine: Engine) -> None:
+    seen = []
+
+    def look() -> None:
+        seen.append(held(engine))
+
+    @limited("database", slots=2)
+    def plain() -> None:
+        look()
+
+    @limited("database", slots=2)
+    async def coroutine() -> None:
+        look()
+
+    @limited("database", slots=2)
+    def generator() -> Iterator[int]:
+        look()
+        yield 1
+        look()
+
+    @limited("database", slots=2)
+    async def async_generator() -> AsyncIterator[int]:
+        look()
+        yield 1
+
+    async def consume() -> list[int]:
+        return [item async for item in async_generator()]
+
+    assert inspect.iscoroutinefunction(coroutine)
+    assert inspect.isgeneratorfunction(generator)
+    assert inspect.isasyncgenfunction(async_generator)
+    plain()
+    asyncio.run(coroutine())
+    assert list(generator()) == [1]
+    assert asyncio.run(consume()) == [1]
+    assert seen == [{"pool:database": 2}] * 5
+    assert held(engine) == {}
+
+
+def test_between_a_generators_items_its_slots_cover_nothing_of_the_consumer(engine: Engine) -> None:
+    @limited("single")
+    def generator() -> Iterator[int]:
+        with slots("single"):  # covered by its own
+            yield 1
+
+    items = generator()
+    next(items)
+    with pytest.raises(Blocked), slots("single", on_blocked="fail"):
+        pass
+    items.close()
+    assert held(engine) == {}
+
+
+def test_an_error_in_the_work_gives_the_slots_back(engine: Engine) -> None:
+    @limited("single")
+    def fails() -> None:
+        raise ValueError("work")
+
+    with pytest.raises(ValueError, match="work"):
+        fails()
+    with contextlib.suppress(ValueError), slots("single"):
+        raise ValueError
+    assert held(engine) == {}
+
+
+def test_slots_and_aslots_count_several_pools(engine: Engine) -> None:
+    async def both() -> dict[str, int]:
+        async with aslots("database:2", "single") as lease:
+            assert lease is not None
+            assert set(lease.fences) == {"pool:database", "pool:single"}
+            return held(engine)
+
+    with slots("database", 2) as lease:
+        assert lease is not None
+        assert len(lease.fences["pool:database"]) == 2
+    assert asyncio.run(both()) == {"pool:database": 2, "pool:single": 1}
+    with engine.hold("single"), pytest.raises(Skipped), slots("single", on_blocked="skip"):
+        pass
+    with pytest.raises(ClaimError), slots():
+        pass
+
+
+def test_a_nested_block_is_covered_up_to_what_is_held(engine: Engine) -> None:
+    with slots("database", 2) as outer, slots("database") as inner:
+        assert inner is outer
+        with pytest.raises(ClaimError, match="3 slots asked inside"), slots("database", 3):
+            pass
+
+
+def test_a_cancelled_wait_leaves_nothing_behind(engine: Engine) -> None:
+    async def cancelled() -> None:
+        async def wait() -> None:
+            async with aslots("single"):
+                pass
+
+        waiting = asyncio.create_task(wait())
+        while not engine.status()["waiters"]:
+            await asyncio.sleep(0.01)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        while engine.status()["waiters"]:
+            await asyncio.sleep(0.01)
+
+    with engine.hold("single"):
+        asyncio.run(cancelled())
+    with engine.hold("single", on_blocked="fail"):
+        pass
+
+
+def test_twice_limited_and_unlimitable_things_are_refused() -> None:
+    with pytest.raises(TypeError, match="already"):
+        limited("b")(limited("a")(query))
+    with pytest.raises(TypeError, match="above @task"):
+        limited("a")(classmethod(lambda cls: None))
+
+
+def test_a_store_that_is_not_there_is_an_error_not_a_licence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_PENSTOCK_STORE_URL", f"sqlite:///{tmp_path / 'file' / 'penstock.db'}")
+    ran = []
+    with pytest.raises(StoreUnavailable):
+        limited("a")(lambda: ran.append(1))()
+    assert ran == []
