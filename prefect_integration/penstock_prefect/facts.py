@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, Literal
 
 import prefect.runtime
 from prefect.context import FlowRunContext, TaskRunContext
@@ -52,6 +52,13 @@ def running_task(limits: Limits) -> TaskFacts | None:
         tags=frozenset(run.tags),
         url=url_for("task-run", obj_id=run.id),
     )
+
+
+def timed_by_prefect(kind: Literal["task", "flow"]) -> bool:
+    """Whether Prefect's own timeout runs around the function: so it does when `@limited` stands below the decorator."""
+    task, flow = TaskRunContext.get(), FlowRunContext.get()
+    runnable = task.task if kind == "task" and task is not None else flow.flow if flow is not None else None
+    return runnable is not None and runnable.timeout_seconds is not None
 
 
 def run_logger() -> logging.Logger | logging.LoggerAdapter[Any]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from penstock.errors import Skipped, StoreUnavailable
 from penstock.hookspecs import hookimpl
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from penstock.request import Request
 
 CANCEL_POLL_SECONDS = 0.2
+Kind = Literal["task", "flow", "block"]
 
 _standing: ContextVar[Standing] = ContextVar("penstock_standing", default=claims.NOWHERE)
 _asking: ContextVar[_Asking | None] = ContextVar("penstock_asking", default=None)
@@ -119,11 +119,13 @@ class _Asking:
     claim: Claim | None
     standing: Standing
     logger: logging.Logger | logging.LoggerAdapter[Any]
-    kind: str = "block"
+    kind: Kind = "block"
     waits: bool = False
+    blocking: bool = False
 
     def acquire(self) -> Attempt:
-        """Wait for the lease as the limits say."""
+        """Wait for the lease as the limits say, in this thread."""
+        self.blocking = True
         if self.engine is None or self.claim is None:
             return Attempt(self.standing)
         request = self.engine.request(self.claim)
@@ -187,11 +189,13 @@ class _Asking:
         """Say in the run's log what the wait is for."""
         self.waits = True
         self.logger.info("Waiting for slots: %s", describe(waiting.reasons))
-        if self.kind != "flow" and threading.current_thread() is threading.main_thread() and _loop_runs_here():
+        if self.blocking and _loop_runs_here():
             self.logger.warning(
                 "This wait blocks the event loop: a holder on the same loop could never finish. "
                 "Make the function async, or submit it to the task runner"
             )
+        if self.kind != "block" and facts.timed_by_prefect(self.kind):
+            self.logger.warning("This wait counts against timeout_seconds: put @limited above @task or @flow")
 
     def _passed(self, lease: Lease) -> Attempt:
         if self.standing.ended is not None and self.standing.ended.is_set():
