@@ -17,16 +17,6 @@ ROUNDS = 15
 CLAIMERS = 8
 
 
-def claim_once(url: str, pool: str, barrier: Any) -> bool:
-    with penstock.connect(url) as engine:
-        engine.session_id()
-        barrier.wait(60)
-        decision = engine.try_acquire(engine.claim(pool))
-        granted = isinstance(decision, Granted)
-        barrier.wait(60)  # nobody lets go before everybody has asked
-        return granted
-
-
 @pytest.mark.parametrize("store_kind", ["sqlite", "postgresql"], indirect=True)
 @pytest.mark.parametrize("limit", [1, 3])
 def test_dagster_defect_1_simultaneous_claims_exceed_the_limit(store_url: str, limit: int) -> None:
