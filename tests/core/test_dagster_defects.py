@@ -8,6 +8,7 @@ from typing import Any
 
 import penstock
 import pytest
+from claimers import claim_once
 from penstock import changes
 from penstock.config import Concurrency
 from penstock.decision import Granted, Refused
