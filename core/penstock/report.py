@@ -27,7 +27,7 @@ def rfc3339(microseconds: int | None) -> str | None:
 
 def describe(reasons: Sequence[Reason]) -> str:
     """The reasons in one line."""
-    return "; ".join(map(str, reasons)) or "others are ahead in the queue"
+    return "; ".join(map(str, reasons)) or "slots that have just become free"
 
 
 def impossible_reasons(demands: Sequence[Demand]) -> tuple[Reason, ...]:

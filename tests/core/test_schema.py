@@ -48,6 +48,15 @@ def test_tables_that_are_missing_on_a_server_are_not_made_in_silence(store_kind:
         store.check_schema()
 
 
+def test_tables_dropped_under_a_running_store_are_said_with_the_remedy(store: SqlStore, store_kind: str) -> None:
+    with create_engine(store._given).begin() as connection:
+        metadata.drop_all(connection)
+        connection.execute(text(f"DROP TABLE {VERSION_TABLE}"))
+    expected = SchemaMismatch if store_kind == "postgresql" else StoreUnavailable  # SQLite does not tell the two apart
+    with pytest.raises(expected, match="table"):
+        store.snapshot()
+
+
 def test_a_store_that_cannot_be_reached_says_so_without_its_password(store_kind: str) -> None:
     url = "sqlite:////proc/nowhere/x.db" if store_kind == "sqlite" else "postgresql://u:secret@127.0.0.1:1/x"
     with pytest.raises(StoreUnavailable) as error:

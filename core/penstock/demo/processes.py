@@ -59,6 +59,7 @@ class Processes:
 
     def run(self, name: str, command: Sequence[str | Path], *, seconds: float) -> str:
         """Run one to its end and return its standard output. Raises HostFailed on failure or after `seconds`."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         try:
             done = subprocess.run(
                 [str(part) for part in command],

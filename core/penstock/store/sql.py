@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, update
-from sqlalchemy.exc import DBAPIError, ProgrammingError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from penstock.claim import Claim, ClaimKind, Liveness
-from penstock.errors import ConfigChanged, SchemaMismatch, StoreUnavailable
+from penstock.errors import ConfigChanged
 from penstock.rules import Demand, Source
 from penstock.settings import StoreTimes
 from penstock.store import admission, limits, reading, reaping
@@ -31,73 +27,22 @@ from penstock.store.contract import (
     Snapshot,
     StoredConfiguration,
 )
-from penstock.store.dialects import dialect_for
+from penstock.store.database import Database, Transaction
 
 LOOKS = 50
 FRUITLESS_LOOKS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Transaction:
-    """One transaction: its connection, the time it began by the store's clock, the configuration version in force."""
-
-    connection: Connection
-    now: int
-    version: int
 
 
 class _NoRoom(Exception):
     """Some slot is missing: roll back whatever was marked."""
 
 
-class SqlStore:
-    """See `penstock.store.contract.Store`. Connections are opened at first use and bounded by the pool."""
+class SqlStore(Database):
+    """See `penstock.store.contract.Store`."""
 
     def __init__(self, url: str, *, times: StoreTimes | None = None) -> None:
-        self._given, self.dialect = dialect_for(url)
-        self.url = self._given.render_as_string(hide_password=True)
-        self.times = times or StoreTimes()
-        self.clock_shift = 0  # µs on top of the database's clock, for tests: none sleeps for an expiry
-        self._engine = self.dialect.engine(self._given, lock_seconds=self.times.lock_seconds)
+        super().__init__(url, times=times)
         self._jumps = reaping.ClockJumps()
-
-    # -- schema ------------------------------------------------------------------------------------------------------
-
-    def schema_revision(self) -> str | None:
-        """The revision of the store's tables, None where there are none."""
-        try:
-            with self._connection(read_only=True) as connection:
-                if not self._engine.dialect.has_table(connection, t.VERSION_TABLE):
-                    return None
-                revision: str | None = connection.exec_driver_sql(
-                    f"SELECT version_num FROM {t.VERSION_TABLE}"  # noqa: S608  # a constant
-                ).scalar()
-                return revision
-        except SQLAlchemyError as error:
-            raise self._unavailable(error) from error
-
-    def upgrade(self) -> None:
-        """Create the tables, or bring them to this version."""
-        from penstock.store.migrations import upgrade  # noqa: PLC0415  # Alembic is slow to import, and rarely needed
-
-        try:
-            with self._connection() as connection:
-                self.dialect.grant_lock(connection)  # two upgrades at once: the second finds the work done
-                upgrade(connection)
-        except SQLAlchemyError as error:
-            raise self._unavailable(error) from error
-
-    def check_schema(self) -> None:
-        """Raises SchemaMismatch unless the tables are this version's; an SQLite file is created or upgraded instead."""
-        revision = self.schema_revision()
-        if revision == t.REVISION:
-            return
-        if self.dialect.upgrades_itself and (revision is None or revision < t.REVISION):
-            self.upgrade()
-        elif revision is None or revision < t.REVISION:
-            raise SchemaMismatch(f"{self.url}: the store's tables are missing or older: run `penstock db upgrade`")
-        else:
-            raise SchemaMismatch(f"{self.url}: the store is newer (schema {revision}): upgrade Penstock here")
 
     # -- configuration and limits ------------------------------------------------------------------------------------
 
@@ -459,38 +404,6 @@ class SqlStore:
     def history(self, *, since: int = 0) -> tuple[HistoryRow, ...]:
         with self.transaction(read_only=True) as tx:
             return reading.history(tx.connection, since)
-
-    # -- connections -------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def transaction(self, *, read_only: bool = False, grant_lock: bool = False) -> Iterator[Transaction]:
-        """A transaction that commits at the end of the block. Raises StoreUnavailable for what the database refuses."""
-        try:
-            with self._connection(read_only=read_only) as connection:
-                if grant_lock:
-                    self.dialect.grant_lock(connection)
-                # A statement of its own: what it reads is newer than the lock.
-                facts = connection.execute(
-                    select(self.dialect.now().label("now"), t.meta.c.configuration_version)
-                ).one()
-                yield Transaction(connection, int(facts.now) + self.clock_shift, facts.configuration_version)
-        except ProgrammingError as error:
-            if not self._engine.dialect.has_table(self._engine.connect(), t.meta.name):
-                raise SchemaMismatch(f"{self.url}: the store has no tables: run `penstock db upgrade`") from error
-            raise
-        except (DBAPIError, PoolTimeout) as error:
-            raise self._unavailable(error) from error
-
-    @contextmanager
-    def _connection(self, *, read_only: bool = False) -> Iterator[Connection]:
-        with self._engine.connect() as raw:
-            connection = raw.execution_options(penstock_read_only=read_only)
-            with connection.begin():
-                yield connection
-
-    def _unavailable(self, error: SQLAlchemyError) -> StoreUnavailable:
-        cause = getattr(error, "orig", None) or error
-        return StoreUnavailable(f"{self.url}: {type(cause).__name__}: {str(cause).strip() or 'no answer'}")
 
     def _claim_row(self, connection: Connection, claim_id: str, *, lock: bool = False) -> t.StoredRow:
         statement = select(t.claim).where(t.claim.c.id == claim_id)
