@@ -12,7 +12,7 @@ from penstock.claim import Claim
 from penstock.config import Concurrency, PoolLimit
 from penstock.decision import Granted, Refused, Waiting
 from penstock.engine import Engine
-from penstock.errors import ConfigChanged, ConfigError
+from penstock.errors import ConfigChanged, ConfigError, StoreUnavailable
 from penstock.store.contract import ClaimState, Event, Owner, Result
 
 SECOND = 1_000_000
@@ -657,3 +657,36 @@ def test_async_holds_and_a_cancelled_wait_leaves_nothing(engine: Engine, configu
     while engine.status()["waiters"]:
         assert time.monotonic() < deadline
     assert held(engine, "pool:a") == 0
+
+
+def test_a_release_that_the_store_did_not_take_is_made_good_by_the_next_beat(
+    store: Any, engine: Engine, configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lease stayed known to the process, and so its slots were held until the process ended."""
+    configure(pools={"limits": {"a": 1}})
+    lease = engine.acquire(engine.claim("a"))
+
+    def away(*_: object) -> bool:
+        raise StoreUnavailable("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "release", away)
+        with pytest.raises(StoreUnavailable):
+            lease.release()
+    assert held(engine, "pool:a") == 1
+    assert store.beat(engine.session_id(), engine._known_claims())
+    assert held(engine, "pool:a") == 0
+
+
+def test_a_signal_raised_into_a_wait_leaves_no_waiter(engine: Engine, configure: Configure) -> None:
+    """What a signal handler raises (KeyboardInterrupt, a host's termination) left the waiter behind."""
+
+    class Interrupting(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            raise KeyboardInterrupt
+
+    configure(pools={"limits": {"a": 1}})
+    with engine.hold("a"):
+        with pytest.raises(KeyboardInterrupt):
+            engine.acquire(engine.claim("a"), cancelled=Interrupting())
+        assert engine.status()["waiters"] == []
