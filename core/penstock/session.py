@@ -108,7 +108,7 @@ class ProcessSession:
                 if steady_seconds() >= beat_at:
                     sent_at = steady_seconds()
                     beat_at = sent_at + beat_seconds
-                    if not self._store.beat(session_id, self._known()):
+                    if not self._store.beat(session_id, self._known):
                         log.error("the store has ended this session: what this process holds is lost")
                         return self.lose(session_id)
                     self._good_at = sent_at

@@ -316,7 +316,7 @@ def test_a_dead_session_frees_its_slots_after_ttl_and_grace(
     assert isinstance(waiter.step(), Waiting)
     dead._session._stop.set()  # it beats no more
     store.clock_shift += 32 * SECOND
-    other.store.beat(other.session_id(), other._known_claims())
+    other.store.beat(other.session_id(), other._known_claims)
     store.sweep()
     assert isinstance(waiter.step(), Waiting), "the grace is not over"
     store.clock_shift += 2 * SECOND
@@ -333,7 +333,7 @@ def test_a_beat_of_a_reaped_session_says_lost(store: Any, new_engine: NewEngine,
     engine._session._stop.set()
     store.clock_shift += 60 * SECOND
     store.sweep()
-    assert not store.beat(session_id, {lease.claim_id})
+    assert not store.beat(session_id, lambda: {lease.claim_id})
     engine.session_is_gone(session_id)
     assert lease.lost
     assert engine.session_id() != session_id
@@ -346,7 +346,7 @@ def test_a_beat_ends_claims_that_the_process_does_not_know(store: Any, engine: E
     owner = Owner(engine.session_id())
     store.acquire(claim, engine.demands(claim, concurrency), version=version, owner=owner, wait=True)
     assert held(engine, "pool:a") == 1
-    assert store.beat(engine.session_id(), set())
+    assert store.beat(engine.session_id(), set)
     assert held(engine, "pool:a") == 0
 
 
@@ -419,7 +419,7 @@ def test_a_probed_run_outlives_processes_and_ends_when_the_host_says_so(
     engine = new_engine(host)
     assert isinstance(engine.request(engine.run_claim("r"), probed=True).step(), Granted)
     store.clock_shift += 3600 * SECOND
-    engine.store.beat(engine.session_id(), engine._known_claims())
+    engine.store.beat(engine.session_id(), engine._known_claims)
     store.sweep()
     assert held(engine, "runs") == 1
     assert engine.probe() == 0
@@ -448,7 +448,7 @@ def test_a_clock_that_jumps_reaps_nobody_at_once(store: Any, engine: Engine, con
     store._jumps._last = (tx.now - 40 * SECOND, store._jumps._last[1])
     store.sweep()
     assert held(engine, "pool:a") == 1
-    assert store.beat(lease.session_id, {lease.claim_id})
+    assert store.beat(lease.session_id, lambda: {lease.claim_id})
 
 
 def store_now(store: Any) -> int:
@@ -674,7 +674,7 @@ def test_a_release_that_the_store_did_not_take_is_made_good_by_the_next_beat(
         with pytest.raises(StoreUnavailable):
             lease.release()
     assert held(engine, "pool:a") == 1
-    assert store.beat(engine.session_id(), engine._known_claims())
+    assert store.beat(engine.session_id(), engine._known_claims)
     assert held(engine, "pool:a") == 0
 
 
@@ -690,3 +690,27 @@ def test_a_signal_raised_into_a_wait_leaves_no_waiter(engine: Engine, configure:
         with pytest.raises(KeyboardInterrupt):
             engine.acquire(engine.claim("a"), cancelled=Interrupting())
         assert engine.status()["waiters"] == []
+
+
+def test_a_beat_leaves_alone_what_is_acquired_while_it_looks(store: Any, engine: Engine, configure: Configure) -> None:
+    """A thread's claim, granted between the look at the process's claims and that at the store's, was ended unseen."""
+    configure(pools={"limits": {"a": 1}})
+    leases = []
+
+    def known() -> set[str]:
+        before = engine._known_claims()
+        leases.append(engine.acquire(engine.claim("a")))
+        return before
+
+    assert store.beat(engine.session_id(), known)
+    assert held(engine, "pool:a") == 1
+    leases[0].release()
+
+
+def test_a_session_cannot_release_what_it_handed_over(store: Any, engine: Engine, configure: Configure) -> None:
+    configure(pools={"limits": {"a": 1}})
+    lease = engine.acquire(engine.claim("a", run_id="r", op_id="o"))
+    lease.hand_over(seconds=60)
+    assert not store.release(lease.claim_id, lease.session_id)
+    assert held(engine, "pool:a") == 1
+    assert store.release(lease.claim_id, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
@@ -175,8 +175,11 @@ class Store(Protocol):
     def open_session(self, session: Session) -> None:
         """Write the session; it expires after its TTL unless it beats."""
 
-    def beat(self, session_id: str, known: Collection[str]) -> bool:
-        """Renew the session; False if it is gone, with all it held. Ends its claims that are not `known`."""
+    def beat(self, session_id: str, known: Callable[[], Collection[str]]) -> bool:
+        """Renew the session; False if it is gone, with all it held. Ends its claims that are not `known`.
+
+        `known` is asked after the claims were read: what the process began to ask for meanwhile is not among them.
+        """
 
     def close_session(self, session_id: str) -> None:
         """End the session and everything it held or waited for."""

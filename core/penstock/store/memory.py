@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -109,15 +109,19 @@ class MemoryStore:
         with self._lock:
             self._sessions[session.session_id] = (session, self._now() + _us(session.ttl_seconds))
 
-    def beat(self, session_id: str, known: Collection[str]) -> bool:
+    def beat(self, session_id: str, known: Callable[[], Collection[str]]) -> bool:
         with self._lock:
             if session_id not in self._sessions:
                 return False
             session = self._sessions[session_id][0]
             self.open_session(session)
-            for claim_id, entry in list(self._claims.items()):
-                if entry.claim.kind is ClaimKind.OP and session_id in entry.sessions and claim_id not in known:
-                    self.release(claim_id, session_id)
+            mine = {
+                claim_id
+                for claim_id, entry in self._claims.items()
+                if entry.claim.kind is ClaimKind.OP and session_id in entry.sessions
+            }
+            for claim_id in mine - set(known()):
+                self.release(claim_id, session_id)
             return True
 
     def close_session(self, session_id: str) -> None:
@@ -214,6 +218,8 @@ class MemoryStore:
             entry = self._claims.get(claim_id)
             if entry is None or entry.state is ClaimState.ENDED:
                 return False
+            if entry.claim.kind is ClaimKind.OP and not entry.sessions and session_id is not None:
+                return False  # handed over
             if entry.sessions and session_id not in entry.sessions:
                 return False
             entry.sessions.discard(session_id or "")

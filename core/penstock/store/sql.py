@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, update
@@ -116,28 +116,28 @@ class SqlStore(Database):
             }
             tx.connection.execute(insert(t.session), row)
 
-    def beat(self, session_id: str, known: Collection[str]) -> bool:
+    def beat(self, session_id: str, known: Callable[[], Collection[str]]) -> bool:
         with self.transaction() as tx:
             renewed = tx.connection.execute(
                 update(t.session).where(t.session.c.id == session_id).values(expires_at=tx.now + t.session.c.ttl)
             )
             if renewed.rowcount != 1:
                 return False
-        self._end_session_claims(session_id, keep=known)
+        self._end_session_claims(session_id, known)
         return True
 
     def close_session(self, session_id: str) -> None:
         with self.transaction() as tx:
             tx.connection.execute(delete(t.session).where(t.session.c.id == session_id))
-        self._end_session_claims(session_id, keep=())
+        self._end_session_claims(session_id, frozenset)
         with self.transaction() as tx:
             tx.connection.execute(delete(t.member).where(t.member.c.session_id == session_id))
         self.sweep()
 
-    def _end_session_claims(self, session_id: str, *, keep: Collection[str]) -> None:
+    def _end_session_claims(self, session_id: str, known: Callable[[], Collection[str]]) -> None:
         with self.transaction(read_only=True) as tx:
             mine = tx.connection.scalars(select(t.claim.c.id).where(t.claim.c.session_id == session_id)).all()
-        for claim_id in set(mine) - set(keep):
+        for claim_id in set(mine) - set(known()):
             self.release(claim_id, session_id)
 
     # -- claims ------------------------------------------------------------------------------------------------------
@@ -326,8 +326,8 @@ class SqlStore(Database):
             row = self._claim_row(tx.connection, claim_id, lock=True)
             if row is None or row.state == ClaimState.ENDED.value:
                 return False
-            if row.session_id is not None and row.session_id != session_id:
-                return False
+            if row.kind == ClaimKind.OP.value and row.session_id != session_id:
+                return False  # another's by now, or handed over
             if row.kind == ClaimKind.RUN.value and row.liveness == Liveness.SESSION.value:
                 mine = (t.member.c.claim_id == claim_id) & (t.member.c.session_id == session_id)
                 tx.connection.execute(delete(t.member).where(mine))
