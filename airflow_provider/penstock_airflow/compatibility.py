@@ -83,12 +83,27 @@ def interrupted_call(ti: Any) -> dict[str, Any]:
     return {key: value for key, value in _decoded(arguments).items() if key in ("method", "arguments")}
 
 
+def deferred_since(ti: Any) -> float | None:
+    """When the wait began that this attempt comes back from, in seconds since 1970; None when it does not."""
+    if _next_method(ti) != RESUME_METHOD:
+        return None
+    since: float | None = _decoded(ti._ti_context_from_server.next_kwargs or {}).get("since")
+    return since
+
+
 def let_resume(task: Any) -> None:
     """Give this task object the method that Airflow calls when our trigger has fired. Not serialized, not inherited."""
     setattr(task, RESUME_METHOD, functools.partial(_resume, task))
 
 
-def _resume(task: Any, context: Any, event: Any = None, method: str | None = None, arguments: str | None = None) -> Any:
+def _resume(
+    task: Any,
+    context: Any,
+    event: Any = None,
+    since: float | None = None,  # read before, by `deferred_since`
+    method: str | None = None,
+    arguments: str | None = None,
+) -> Any:
     """Do what the gate had interrupted."""
     if method is None:
         return task.execute(context=context)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 import uuid
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("penstock.airflow")
 _POLL_SECONDS = (0.05, 0.5)
-_held: list[Lease] = []  # of the attempt that runs in this process
+_held: list[tuple[int, Lease]] = []  # of the attempt that runs in this process, with the process's id
 
 
 def enter(context: Any) -> None:
@@ -48,11 +49,11 @@ def leave() -> None:
 
     A store that is away does not make the task fail: it is said in the log, and the slots expire.
     """
-    if not _held:
-        return
+    if not any(pid == os.getpid() for pid, _ in _held):
+        return  # nothing held; or a fork that a user's code made and let return: its parent still holds the slots
     try:
         while _held:
-            _held.pop().release()
+            _held.pop()[1].release()
         engine().close()
     except StoreUnavailable as error:
         log.warning("Penstock: the slots could not be given back, they are freed when they expire: %s", error)
@@ -62,6 +63,9 @@ class _Gate:
     def __init__(self, here: Installation, engine: Engine, context: Any) -> None:
         self._here, self._engine, self._context = here, engine, context
         self._facts = claims.facts_of(context)
+        deferred_since = compatibility.deferred_since(context["ti"])
+        self._waited = deferred_since is not None
+        self._since = time.time() if deferred_since is None else deferred_since
         self._deadline = time.monotonic() + here.short_block_seconds
 
     def enter(self) -> None:
@@ -78,16 +82,17 @@ class _Gate:
             self._defer([run_claim, op_claim] if limited else [run_claim])
         run_lease.hand_over(seconds=engine.settings.ticket_seconds)
         if not limited:
+            self._tell_wait()
             return
         op, lease = self._wait(op_claim)
         if lease is None:
-            self._hand_over(op)
-            self._defer([run_claim, replace(op_claim, claim_id=op.claim.claim_id)])
+            self._defer([run_claim, replace(op_claim, claim_id=self._hand_over(op))])
         self._hold(lease)
+        self._tell_wait()
 
     def _hold(self, lease: Lease) -> None:
         lease.on_lost.append(_tell_loss)
-        _held.append(lease)
+        _held.append((os.getpid(), lease))
         if not compatibility.after_execution(policy.leave_gate):
             log.warning(
                 "Penstock does not know this Airflow's task runner: slots come back only %g s after the task's end; "
@@ -124,20 +129,25 @@ class _Gate:
             time.sleep(min(pause, left))
             pause = min(1.5 * pause, longest)
 
-    def _hand_over(self, request: Request) -> None:
-        """Leave the op's place in the queue to the trigger."""
+    def _hand_over(self, request: Request) -> str:
+        """Leave the op's place in the queue to the trigger. Returns the claim id with which the trigger goes on."""
+        hand_over = partial(
+            request.hand_over,
+            ticket_seconds=self._engine.settings.ticket_seconds,
+            eligible_after_seconds=self._here.min_deferral_seconds,
+        )
         try:
-            patiently(
-                partial(
-                    request.hand_over,
-                    ticket_seconds=self._engine.settings.ticket_seconds,
-                    eligible_after_seconds=self._here.min_deferral_seconds,
-                )
-            )
+            return patiently(hand_over)
         except LeaseLost as error:
             log.info("Penstock: the place in the queue is lost, the trigger queues again: %s", error)
+            return str(uuid.uuid4())  # an id that has ended is never granted again
+
+    def _tell_wait(self) -> None:
+        if self._waited:
+            log.info("Penstock: the task waited %.1f s for its slots", max(0.0, time.time() - self._since))
 
     def _announce(self, request: Request, waiting: Waiting) -> None:
+        self._waited = True
         reasons: Sequence[Reason] = patiently(partial(self._engine.reasons, waiting.claim_id))
         log.info("Penstock: %s waits: %s", request.claim.label, describe(reasons))
         self._engine.hook.penstock_waiting(claim=request.claim, waiting=Waiting(waiting.claim_id, tuple(reasons)))
@@ -149,7 +159,7 @@ class _Gate:
         raise compatibility.task_deferred(
             trigger=PenstockTrigger.waiting_for(wanted, not_before=time.time() + self._here.min_deferral_seconds),
             method_name=compatibility.RESUME_METHOD,
-            kwargs=compatibility.interrupted_call(self._context["ti"]),
+            kwargs={"since": self._since, **compatibility.interrupted_call(self._context["ti"])},
         )
 
 

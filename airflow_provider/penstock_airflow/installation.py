@@ -27,7 +27,7 @@ _RETRY_SECONDS = (0.2, 5.0)
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """The settings of `[penstock]`. `store_url` None means inactive."""
+    """The settings of `[penstock]`. `store_url` None means inactive. Raises ConfigError on impossible times."""
 
     store_url: str | None
     deployment: str
@@ -37,9 +37,19 @@ class Installation:
     min_deferral_seconds: float = 10.0
     session_ttl_seconds: float = 60.0
 
+    def __post_init__(self) -> None:
+        bounds = {"short_block_seconds": (0, 3600), "min_deferral_seconds": (0, 3600), "session_ttl_seconds": (1, 3600)}
+        faults = [
+            Fault(f"{getattr(self, name):g}: seconds from {least} to {most} are expected", path=f"[{SECTION}] {name}")
+            for name, (least, most) in bounds.items()
+            if not least <= getattr(self, name) <= most
+        ]
+        if faults:
+            raise ConfigError(faults)
+
     @classmethod
     def configured(cls) -> Self:
-        """As Airflow's configuration has it now. Raises AirflowConfigException on a figure that is none."""
+        """As Airflow's configuration has it. Raises ConfigError, and AirflowConfigException on what is no number."""
         conf = compatibility.configuration()
         return cls(
             store_url=settings.configured_url(conf.get(SECTION, "store_url", fallback=None)),
@@ -54,8 +64,16 @@ class Installation:
 
 @cache
 def store_is_configured() -> bool:
-    """Whether this installation has a store; read once in each process. If not, says so in the log, once."""
-    url = compatibility.configuration().get(SECTION, "store_url", fallback=None)
+    """Whether this installation has a store; read once in each process. If not, says so in the log, once.
+
+    A URL that cannot be read (a failing `_cmd` or secrets backend) counts as one: a DAG's parse must not fail for it,
+    and the gate then fails each task with the cause, as it must not run unlimited.
+    """
+    try:
+        url = compatibility.configuration().get(SECTION, "store_url", fallback=None)
+    except Exception as error:  # whatever a command or a secrets backend raises
+        log.warning("Penstock: the store's URL cannot be read, tasks will fail: %s", error)
+        return True
     if settings.configured_url(url) is None:
         log.info("Penstock is installed but inactive: no [penstock] store_url is set, so nothing is limited")
         return False

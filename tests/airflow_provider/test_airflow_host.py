@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from penstock.demo.airflow_host import AirflowHost
 from penstock.engine import Engine
 from penstock.store.contract import Event, HistoryRow
+from sqlalchemy.engine import make_url
 
 Intervals = Callable[[str], list[tuple[float, float]]]
 
@@ -64,6 +66,7 @@ def test_an_unedited_dag_keeps_to_its_limits(host: AirflowHost, engine: Engine, 
     assert deferred, "somebody had to wait longer than the short block"
     assert all("Penstock: " in log for log in logs), "the policy hangs the gate before every task"
     assert all(" waits: " in log for log in deferred)
+    assert all("Penstock: the task waited " in log for log in deferred)
     assert any(" waits: database: 2 of 2 held by airflow/tests kinds/" in log for log in deferred)
     assert not events_of(engine, "kinds", Event.EXPIRED, Event.PARKED)
     wait_until_empty(host, engine)
@@ -113,6 +116,26 @@ def test_every_outcome_frees_the_slot(host: AirflowHost, engine: Engine, interva
     assert most_at_once(intervals("narrow")) == 1
     wait_until_empty(host, engine)
     assert not events_of(engine, "outcomes", Event.EXPIRED)
+
+
+def test_nothing_starts_while_the_store_is_away(
+    host: AirflowHost, engine: Engine, intervals: Intervals, store_url: str
+) -> None:
+    store = make_url(store_url)
+    if store.get_backend_name() != "sqlite" or store.database is None:
+        pytest.skip("only a store in a file can be taken away from here")
+    folder = Path(store.database).parent
+    aside = folder.rename(folder.with_name("aside"))
+    try:
+        host.trigger("runs", "outage")
+        asks_again = "the store is away, nothing starts before it answers; trying again"
+        host.processes.wait_for("it asks", lambda: asks_again in host.task_log("runs", "outage", "step"), seconds=60)
+        assert not intervals("outage")
+    finally:
+        aside.rename(folder)
+    host.wait_for_runs("runs", ["outage"], seconds=60)
+    assert len(intervals("outage")) == 2
+    wait_until_empty(host, engine)
 
 
 def test_a_self_deferring_operator_goes_through_the_gate_again(
