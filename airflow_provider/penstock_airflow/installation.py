@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
-import penstock
 from penstock import settings
-from penstock.errors import ConfigError, Fault, StoreUnavailable
+from penstock.errors import ConfigError, Fault, SchemaMismatch, StoreUnavailable
 
 from penstock_airflow import compatibility
 
@@ -94,7 +94,7 @@ def engine() -> Engine:
     """The engine of this process, made at first use; a fork of it starts with a clean one (see Engine).
 
     Raises StoreUnavailable, SchemaMismatch, and ConfigError without a store URL: another component of this installation
-    has one, and a file of our own beside it would limit nothing.
+    has one, and a store of our own beside it would limit nothing.
     """
     here = installation()
     if here.store_url is None:
@@ -104,13 +104,33 @@ def engine() -> Engine:
     with _lock:
         if (known := _engines.get(here.deployment)) is not None:
             return known
-        made = penstock.connect(
-            here.store_url,
-            host="airflow",
-            deployment=here.deployment,
-            settings=settings.Settings(session_ttl_seconds=here.session_ttl_seconds),
-        )
-        return _engines.setdefault(here.deployment, made)
+        return _engines.setdefault(here.deployment, _connected(here, here.store_url))
+
+
+def _connected(here: Installation, url: str) -> Engine:
+    """An engine on a store that exists.
+
+    The command line may create an SQLite store, a task may not: a new store has no limits, so where a volume is not
+    mounted every task would run unlimited.
+    """
+    from penstock.engine import Engine  # noqa: PLC0415  # SQLAlchemy loads here, not at every parse
+    from penstock.store.dialects import dialect_for  # noqa: PLC0415
+    from penstock.store.sql import SqlStore  # noqa: PLC0415
+
+    place, _ = dialect_for(url)
+    if place.get_backend_name() == "sqlite" and not Path(place.database or "").is_file():
+        raise StoreUnavailable(f"{place}: the store's file is not there; if it never was, run `penstock db upgrade`")
+    store = SqlStore(url)
+    if store.schema_revision() is None:
+        store.close()
+        raise SchemaMismatch(f"{store.url}: the store has no tables: run `penstock db upgrade`")
+    store.check_schema()
+    return Engine(
+        store,
+        host="airflow",
+        deployment=here.deployment,
+        settings=settings.Settings(session_ttl_seconds=here.session_ttl_seconds),
+    )
 
 
 def patiently(call: Callable[[], T], *, patience_seconds: float = settings.Settings().store_retry_seconds) -> T:

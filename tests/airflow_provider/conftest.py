@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from penstock import changes, connect
@@ -34,10 +35,18 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _airflow_is_installed() -> None:
-    if importlib.util.find_spec("airflow") is None:
+class WithoutAirflow(pytest.Module):
+    """A module of tests that cannot even be imported here."""
+
+    def collect(self) -> NoReturn:
         missing("Airflow is not installed in this environment: run `tox -e airflow`")
+        raise AssertionError  # `missing` does not return
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    if importlib.util.find_spec("airflow") is not None:
+        return None
+    return WithoutAirflow.from_parent(parent, path=module_path)
 
 
 STORES = ["sqlite", "postgresql"] if os.environ.get("PENSTOCK_TEST_POSTGRESQL_URL") else ["sqlite"]

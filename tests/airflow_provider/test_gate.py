@@ -175,12 +175,14 @@ def test_a_store_that_stays_away_fails_the_task(
     assert "trying again" in caplog.text
 
 
-def test_a_store_without_tables_fails_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_tables(_: SqlStore) -> None:
-        raise SchemaMismatch("run `penstock db upgrade`")
-
-    monkeypatch.setattr(SqlStore, "check_schema", no_tables)
-    with pytest.raises(SchemaMismatch):
+def test_a_task_makes_no_store_of_its_own(here: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new store has no limits: where the file is gone, every task would run unlimited."""
+    monkeypatch.setattr(gate, "patiently", lambda called: called())
+    with pytest.raises(StoreUnavailable, match="file is not there"):
+        gate.enter(context())
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "penstock.db").touch()
+    with pytest.raises(SchemaMismatch, match="penstock db upgrade"):
         gate.enter(context())
 
 
