@@ -20,9 +20,16 @@ def read_intervals(path: Path) -> dict[str, list[Interval]]:
 
 def most_at_once(intervals: Iterable[Interval]) -> int:
     """The most that ever were inside together, by a sweep line; one that ends when another begins is not beside it."""
-    steps = sorted(step for begin, end in intervals for step in ((begin, 1), (end, -1)))
+    return most_held((begin, end, 1) for begin, end in intervals)
+
+
+def most_held(intervals: Iterable[tuple[float, float, int]]) -> int:
+    """As `most_at_once`, each interval with the slots that it takes: the most slots that ever were taken together."""
+    steps = sorted(
+        step for begin, end, slots in intervals for step in ((begin, 1, slots), (max(begin, end), -1, slots))
+    )
     most = inside = 0
-    for _, change in steps:
-        inside += change
+    for _, change, slots in steps:
+        inside += change * slots
         most = max(most, inside)
     return most

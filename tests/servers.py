@@ -45,17 +45,35 @@ def postgresql_server() -> Iterator[str]:
 
 
 @contextmanager
+def mysql_server() -> Iterator[str]:
+    """A URL of a MariaDB or MySQL server on which databases may be created."""
+    if url := os.environ.get("PENSTOCK_TEST_MYSQL_URL"):
+        yield url
+    elif _docker_answers():
+        from testcontainers.mysql import MySqlContainer
+
+        with MySqlContainer("mariadb:11.4", dialect="pymysql", username="root") as container:
+            yield container.get_connection_url()
+    else:
+        missing("no MariaDB or MySQL: set PENSTOCK_TEST_MYSQL_URL, or run Docker")
+
+
+@contextmanager
 def fresh_database(server_url: str) -> Iterator[str]:
     """A database of its own on that server, dropped at the end."""
     name = f"penstock_test_{uuid.uuid4().hex[:12]}"
-    url = make_url(server_url).set(drivername="postgresql+psycopg")
+    url = make_url(server_url)
+    postgresql = url.get_backend_name() == "postgresql"
+    url = url.set(drivername="postgresql+psycopg" if postgresql else "mysql+pymysql")
     admin = create_engine(url, isolation_level="AUTOCOMMIT")
     try:
         with admin.connect() as connection:
             connection.execute(text(f"CREATE DATABASE {name}"))
+            if postgresql:  # no test ends the server: to wait for the disk would only make them slower
+                connection.execute(text(f"ALTER DATABASE {name} SET synchronous_commit = off"))
         yield url.set(database=name).render_as_string(hide_password=False)
         with admin.connect() as connection:
-            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+            connection.execute(text(f"DROP DATABASE {name}{' WITH (FORCE)' if postgresql else ''}"))
     finally:
         admin.dispose()
 

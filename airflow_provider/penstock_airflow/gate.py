@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from penstock.decision import Granted, Refused, Waiting
 from penstock.errors import ImpossibleClaim, LeaseLost, StoreUnavailable
 from penstock.report import describe
+from penstock.rules import late_pools
 
 from penstock_airflow import claims, compatibility, policy
 from penstock_airflow.installation import Installation, engine, installation, patiently
@@ -75,7 +76,8 @@ class _Gate:
         op_claim = claims.op_claim(
             self._facts, deployment=here.deployment, limited=concurrency.pools.limits, globs=here.pools
         )
-        limited = bool(engine.demands(engine.request(op_claim).claim, concurrency))
+        asked = engine.request(op_claim).claim
+        limited = bool(engine.demands(asked, concurrency) or late_pools(asked, concurrency))
         # The run's lease belongs to the run: no process stands behind it, and any task of the run waits with it.
         _, run_lease = self._wait(run_claim, ticket=True, probed=True)
         if run_lease is None:

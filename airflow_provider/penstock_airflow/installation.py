@@ -6,13 +6,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from penstock import settings
-from penstock.errors import ConfigError, Fault, SchemaMismatch, StoreUnavailable
+from penstock.errors import ConfigError, Fault, StoreUnavailable
 
 from penstock_airflow import compatibility
 
@@ -108,29 +107,20 @@ def engine() -> Engine:
 
 
 def _connected(here: Installation, url: str) -> Engine:
-    """An engine on a store that exists.
-
-    The command line may create an SQLite store, a task may not: a new store has no limits, so where a volume is not
-    mounted every task would run unlimited.
+    """An engine on a store that exists: a new one would have no limits, so where a volume is not mounted every task
+    would run unlimited.
     """
-    from penstock.engine import Engine  # noqa: PLC0415  # SQLAlchemy loads here, not at every parse
-    from penstock.store.dialects import dialect_for  # noqa: PLC0415
-    from penstock.store.sql import SqlStore  # noqa: PLC0415
+    from penstock.connection import connect  # noqa: PLC0415  # SQLAlchemy loads here, not at every parse
 
-    place, _ = dialect_for(url)
-    if place.get_backend_name() == "sqlite" and not Path(place.database or "").is_file():
-        raise StoreUnavailable(f"{place}: the store's file is not there; if it never was, run `penstock db upgrade`")
-    store = SqlStore(url)
-    if store.schema_revision() is None:
-        store.close()
-        raise SchemaMismatch(f"{store.url}: the store has no tables: run `penstock db upgrade`")
-    store.check_schema()
-    return Engine(
-        store,
+    engine = connect(
+        url,
         host="airflow",
         deployment=here.deployment,
-        settings=settings.Settings(session_ttl_seconds=here.session_ttl_seconds),
+        settings=replace(settings.Settings.from_environment(), session_ttl_seconds=here.session_ttl_seconds),
+        lazy=True,
     )
+    engine.store.check_schema()
+    return engine
 
 
 def patiently(call: Callable[[], T], *, patience_seconds: float = settings.Settings().store_retry_seconds) -> T:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import getpass
 import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from penstock.config import Concurrency, PoolLimit, not_enforced_yet
-from penstock.errors import ConfigError, Fault
-from penstock.rules import configured_keys, resolve_limit
+from penstock.config import Concurrency, PoolLimit
+from penstock.errors import ConfigChanged
+from penstock.plan import Plan, difference, touched_limits
+from penstock.rules import configured_keys, is_runs_own, resolve_limit
 
 if TYPE_CHECKING:
     from penstock.engine import Engine
@@ -22,46 +24,74 @@ def merged(new: Concurrency, old: Concurrency, *, prune: bool = False) -> tuple[
     return new, kept
 
 
+def plan(engine: Engine, new: Concurrency, *, prune: bool = False) -> Plan:
+    """What `apply` of `new` would change in the store as it stands now, and whom it would touch."""
+    version, before = engine.configuration(fresh=True)
+    after, kept = merged(new, before, prune=prune)
+    return Plan(
+        version,
+        after,
+        difference(before, after),
+        touched_limits(before, after, engine.snapshot(), lambda claim: engine.demands(claim, after)),
+        {name: before.pools.limits[name].limit for name in kept},
+    )
+
+
 def apply(engine: Engine, concurrency: Concurrency, *, expected_version: int) -> int:
     """Put a configuration in force and return its version.
 
-    Raises ConfigError naming what this version does not enforce, and ConfigChanged if `expected_version` is no longer
-    the one in force; nothing is written then.
+    Raises ConfigChanged if `expected_version` is no longer the one in force; nothing is written then.
     """
-    if names := not_enforced_yet(concurrency):
-        raise ConfigError(
-            [Fault("not enforced by this version of Penstock, so it is not applied", path=n) for n in names]
-        )
     _, before = engine.configuration(fresh=True)
+    keys = sorted({*configured_keys(before), *configured_keys(concurrency)})
+    capacities = {key: resolve_limit(key, concurrency)[0] for key in keys}
+    changed = {key: new for key, new in capacities.items() if new != resolve_limit(key, before)[0]}
     version = engine.store.configure(
-        concurrency.document(), expected_version=expected_version, by=_who(), origin=socket.gethostname()
+        concurrency.document(),
+        expected_version=expected_version,
+        by=who(),
+        origin=socket.gethostname(),
+        changed=changed,
     )
     settle_all(engine)
-    for key in sorted({*configured_keys(before), *configured_keys(concurrency)}):
-        capacity = resolve_limit(key, concurrency)[0]
-        if capacity != resolve_limit(key, before)[0]:
-            engine.hook.penstock_limit_changed(key=key, capacity=capacity)
+    for key, capacity in changed.items():
+        engine.hook.penstock_limit_changed(key=key, capacity=capacity)
     return version
+
+
+def edit(engine: Engine, change: Callable[[Concurrency], Concurrency]) -> int:
+    """Put what `change` makes of the configuration in force; made again when somebody else changes it meanwhile.
+
+    Returns the new version. For changes that stand on their own, such as one limit; a plan that was shown is applied.
+    """
+    while True:
+        version, concurrency = engine.configuration(fresh=True)
+        try:
+            return apply(engine, change(concurrency), expected_version=version)
+        except ConfigChanged:  # each time somebody else's change came through, so this comes to an end
+            continue
 
 
 def set_pool(engine: Engine, name: str, pool: PoolLimit | None) -> int:
     """Set one explicit pool limit, or (None) delete it: the pool falls to the default. Returns the new version."""
-    version, concurrency = engine.configuration(fresh=True)
-    return apply(engine, concurrency.with_pool(name, pool), expected_version=version)
+    return edit(engine, lambda concurrency: concurrency.with_pool(name, pool))
 
 
 def settle_all(engine: Engine) -> None:
     """Bring every limit in line with the configuration in force; repeated when that changes meanwhile."""
     while True:
         version, concurrency = engine.configuration(fresh=True)
-        keys = {row.key for row in engine.store.limit_rows()} | set(configured_keys(concurrency))
+        # What a run brought of its own is fixed for its life; no configuration changes it.
+        rows = [row for row in engine.store.limit_rows() if not is_runs_own(row.key, row.source)]
+        keys = {row.key for row in rows} | set(configured_keys(concurrency))
         if all(engine.store.settle(key, *resolve_limit(key, concurrency), version=version) for key in sorted(keys)):
             engine.store.settled(version)
             engine.store.grant_pass()
             return
 
 
-def _who() -> str:
+def who() -> str:
+    """The user of this process, for the record."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name

@@ -14,6 +14,7 @@ from penstock.errors import ClaimError
 
 NAME_MAX_CHARACTERS = 255
 CAPACITY_MAX = 10_000
+PRIORITY_MAX = 2**31 - 1  # what every database's INTEGER holds
 _UNUSABLE_IN_NAME = re.compile(r"[\s\x00-\x1f\x7f-\x9f]")
 _SLOTS_SUFFIX = re.compile(r"(?P<name>.+):(?P<slots>\d+)", re.DOTALL)
 _RESERVED_IN_PART = re.compile(r"[%:=/*]")
@@ -22,18 +23,23 @@ PoolsLike = str | Mapping[str, int]
 
 
 class ClaimKind(StrEnum):
-    """A run claim is made once for a whole execution, an op claim for each step of it."""
+    """A run claim is made once for a whole execution, an op claim for each step of it.
+
+    RUN_POOL is a pool of run granularity that the run takes late, at the first op that names it; it is the run's.
+    """
 
     RUN = "run"
     OP = "op"
+    RUN_POOL = "run_pool"
 
 
 class Liveness(StrEnum):
-    """What keeps a claim alive: a process that beats, a deadline moved at each touch, or the host's word."""
+    """What keeps a claim alive: a process that beats, a deadline moved at each touch, the host's word, its run."""
 
     SESSION = "session"
     TICKET = "ticket"
     PROBE = "probe"
+    PARENT = "parent"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +49,11 @@ class Claim:
     `pools` maps names to slots (at least 1). `tags` are run tags on a run claim and op tags on an op claim.
     `priority` is any integer; each step is worth 60 s of waiting, up to an hour. `in_run` says that the op belongs to a
     run under limits. A claim with the same `holder` as a live one is the same claim: it shares the lease.
+
+    `parent_id` is the claim id of the lease under which this one is made: an op's run, or the op around a nested block.
+    `within` on a run claim are the run's own limits on its ops, in the form of the configuration's `ops` block; what it
+    gives replaces what is configured. `name` is what people read instead of the ids; `step` names an op over all runs,
+    such as `etl.load`.
     """
 
     kind: ClaimKind
@@ -56,11 +67,22 @@ class Claim:
     priority: int = 0
     url: str | None = None
     in_run: bool = False
+    parent_id: str | None = None
+    within: Mapping[str, Any] | None = None
+    name: str | None = None
+    step: str | None = None
     claim_id: str = field(default_factory=lambda: str(uuid.uuid4()))
 
     def __post_init__(self) -> None:
-        if self.kind is ClaimKind.RUN and not self.run_id:
+        object.__setattr__(self, "kind", ClaimKind(self.kind))
+        if self.kind is not ClaimKind.OP and not self.run_id:
             raise ClaimError("a run claim needs a run id")
+        for text in (self.host, self.deployment, self.run_id, self.op_id, self.url, self.name, self.step):
+            _check_text(text)
+        if abs(self.priority) > PRIORITY_MAX:
+            raise ClaimError(
+                f"priority {self.priority}: at most {PRIORITY_MAX} either way; 60 steps are an hour already"
+            )
         for name, slots in self.pools.items():
             check_pool_name(name)
             if isinstance(slots, bool) or not isinstance(slots, int) or slots < 1:
@@ -68,6 +90,8 @@ class Claim:
         for key, value in self.tags.items():
             if not isinstance(key, str) or not isinstance(value, str):
                 raise ClaimError(f"tag {key!r}: {value!r}: keys and values of tags are text")
+            _check_text(key)
+            _check_text(value)
         object.__setattr__(self, "pools", MappingProxyType(dict(self.pools)))
         object.__setattr__(self, "tags", MappingProxyType(dict(self.tags)))
 
@@ -77,6 +101,8 @@ class Claim:
         owner = [self.host, self.deployment, self.run_id or ""]
         if self.kind is ClaimKind.RUN:
             return "run:" + "/".join(map(encode_part, owner))
+        if self.kind is ClaimKind.RUN_POOL:
+            return "run_pool:" + "/".join(map(encode_part, [*owner, *self.pools]))
         if self.op_id is None:
             return None
         return "op:" + "/".join(map(encode_part, [*owner, self.op_id, str(self.attempt)]))
@@ -84,17 +110,43 @@ class Claim:
     @property
     def label(self) -> str:
         """A short name for people, such as `airflow/prod etl/manual__1 load[3]`."""
-        return " ".join(part for part in (f"{self.host}/{self.deployment}", self.run_id, self.op_id) if part)
+        names = (self.name,) if self.name else (self.run_id, self.op_id)
+        return " ".join(part for part in (f"{self.host}/{self.deployment}", *names) if part)
 
     def as_dict(self) -> dict[str, Any]:
         """The claim as plain JSON values, for a host that carries it from one process to another."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        return values | {"kind": self.kind.value, "pools": dict(self.pools), "tags": dict(self.tags)}
+        within = dict(self.within) if self.within is not None else None
+        return values | {
+            "kind": self.kind.value,
+            "pools": dict(self.pools),
+            "tags": dict(self.tags),
+            "within": within,
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The reverse of `as_dict`, claim id included."""
         return cls(**{**values, "kind": ClaimKind(values["kind"])})
+
+
+def _check_text(text: str | None) -> None:
+    if text is not None and "\x00" in text:
+        raise ClaimError(f"{text[:40]!r}: a NUL character cannot be stored; leave it out")
+
+
+def run_pool_claim(op: Claim, run_claim_id: str, pool: str, slots: int) -> Claim:
+    """The claim by which a run takes a pool late, on behalf of the op that names it."""
+    return Claim(
+        kind=ClaimKind.RUN_POOL,
+        host=op.host,
+        deployment=op.deployment,
+        run_id=op.run_id,
+        pools={pool: slots},
+        priority=op.priority,
+        url=op.url,
+        parent_id=run_claim_id,
+    )
 
 
 def encode_part(text: str) -> str:

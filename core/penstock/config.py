@@ -9,10 +9,12 @@ from typing import Annotated, Any, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StrictInt,
     StrictStr,
+    ValidationError,
     field_validator,
     model_validator,
 )
@@ -54,12 +56,12 @@ class PerUniqueValue(_Block):
 
     applyLimitPerUniqueValue: bool = Field(strict=True)  # noqa: N815  # Dagster's spelling
 
-    @field_validator("applyLimitPerUniqueValue")
-    @classmethod
-    def _only_true(cls, value: bool) -> bool:
-        if not value:
-            raise ValueError("only `true` means something here; leave `value` out to count all values together")
-        return value
+
+def rule_value(value: object) -> object:
+    """A rule's `value` as written; `{applyLimitPerUniqueValue: false}` is Dagster's long way to leave it out."""
+    if isinstance(value, Mapping) and value.keys() == {"applyLimitPerUniqueValue"}:
+        return None if value["applyLimitPerUniqueValue"] is False else value
+    return value
 
 
 class TagLimit(_Block):
@@ -67,7 +69,7 @@ class TagLimit(_Block):
 
     key: Annotated[StrictStr, Field(min_length=1)]
     limit: Limit
-    value: StrictStr | PerUniqueValue | None = None
+    value: Annotated[StrictStr | PerUniqueValue | None, BeforeValidator(rule_value)] = None
 
     @property
     def per_unique_value(self) -> bool:
@@ -143,6 +145,13 @@ class Ops(_Block):
     def _absent_rules(cls, value: object) -> object:
         return () if value is None else value
 
+    def replaced_by(self, within: Mapping[str, Any] | None) -> Self:
+        """These limits with those that a run brings of its own; what it gives replaces what is configured."""
+        if not within:
+            return self
+        own = type(self).model_validate(dict(within))
+        return self.model_copy(update={name: getattr(own, name) for name in own.model_fields_set})
+
 
 class Concurrency(_Block):
     """The `concurrency:` block: a superset of dagster.yaml's."""
@@ -173,20 +182,13 @@ class Concurrency(_Block):
         return self.model_copy(update={"pools": self.pools.model_copy(update={"limits": limits})})
 
 
-def not_enforced_yet(concurrency: Concurrency) -> list[str]:
-    """What this version checks but does not enforce, by name. `apply` refuses it: a limit is never ignored."""
-    pools, ops = concurrency.pools, concurrency.ops
-    names = []
-    if pools.granularity is Granularity.RUN:
-        names.append("pools.granularity: run")
-    names += [f"pools.limits.{n}.granularity: run" for n, p in pools.limits.items() if p.granularity is Granularity.RUN]
-    if pools.op_granularity_run_buffer:
-        names.append("pools.op_granularity_run_buffer")
-    if ops.max_concurrent is not None:
-        names.append("ops.max_concurrent")
-    if ops.tag_concurrency_limits:
-        names.append("ops.tag_concurrency_limits")
-    return names
+def check_within(within: Mapping[str, Any]) -> None:
+    """Whether a run's own limits on its ops are an `ops` block. Raises ClaimError with all that is wrong."""
+    try:
+        Ops.model_validate(dict(within))
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        raise ClaimError(f"a run's own limits are wrong: {faults}") from None
 
 
 __all__ = [
@@ -198,5 +200,5 @@ __all__ = [
     "Pools",
     "Runs",
     "TagLimit",
-    "not_enforced_yet",
+    "check_within",
 ]

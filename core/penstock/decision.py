@@ -52,10 +52,11 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The claim was not admitted and left nothing behind."""
+    """The claim was not admitted and left nothing behind. `skipped`: its run was skipped before, and stays so."""
 
     reasons: tuple[Reason, ...] = ()
     impossible: bool = False
+    skipped: bool = False
 
 
 Decision = Granted | Waiting | Refused

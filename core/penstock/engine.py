@@ -2,34 +2,51 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
+from contextvars import copy_context
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakValueDictionary
 
 from penstock import rules
+from penstock.circles import circle
 from penstock.claim import Claim, ClaimKind, PoolsLike, parse_pools
-from penstock.config import Concurrency
+from penstock.config import Concurrency, check_within
 from penstock.decision import Granted, Refused
-from penstock.errors import LeaseLost
+from penstock.errors import ClaimError, LeaseLost
+from penstock.explain import explain
 from penstock.hooks import installed_plugins
 from penstock.lease import Lease
-from penstock.report import demand_reasons, reasons_for, status
+from penstock.report import status
 from penstock.request import Request
 from penstock.session import ProcessSession
-from penstock.settings import Settings
+from penstock.settings import OnBlocked, Settings
+from penstock.store.contract import ClaimState, Deployment
+from penstock.wakeups import Wakeups
 
 if TYPE_CHECKING:
     import pluggy
 
+    from penstock.circles import Link
     from penstock.decision import Reason
-    from penstock.store.contract import Snapshot, Store
+    from penstock.hookspecs import Why
+    from penstock.store.contract import Snapshot, Store, Swept
 
 log = logging.getLogger("penstock.engine")
-OnBlocked = Literal["wait", "skip", "fail"]
+T = TypeVar("T")
+SWEEPERS = 4
+"""Among more processes than these, each sweeps the more seldom, so that together they do as often as so many."""
+ASYNC_THREADS = 4
+"""Threads for all event loops of one engine: as many as it has connections for claims."""
 
 
 class Engine:
@@ -41,19 +58,25 @@ class Engine:
         *,
         host: str = "process",
         deployment: str = "process",
+        fingerprint: str | None = None,
         settings: Settings | None = None,
         plugins: pluggy.PluginManager | None = None,
     ) -> None:
         self.store, self.host, self.deployment = store, host, deployment
+        self._fingerprint = fingerprint
+        self._checked = False
         self.settings = settings or Settings.from_environment()
         self.hook = (plugins or installed_plugins()).hook
         self._start()
+        self.hook.penstock_engine_started(engine=self)
 
     def _start(self) -> None:
         self._pid = os.getpid()
+        self._closed = False
         self._lock = threading.RLock()
         self._leases: dict[str, Lease] = {}
         self._requested: set[str] = set()
+        self._alone: WeakValueDictionary[str, threading.RLock] = WeakValueDictionary()
         self._configuration: tuple[int, Concurrency] | None = None
         self._session = ProcessSession(
             self.store,
@@ -64,8 +87,12 @@ class Engine:
             on_lost=self._session_lost,
             on_idle=self.sweep_if_due,
         )
+        self.wakeups = Wakeups(self.store, self.settings, lambda: self._session.current, self.sweep_if_due)
+        self._threads: ThreadPoolExecutor | None = None
         self._sweep_at = 0.0
+        self._sweep_pause = self.settings.sweep_seconds
         self._probe_at = 0.0
+        self._upkeep_at = time.monotonic() + self.settings.upkeep_seconds
 
     # -- claims ------------------------------------------------------------------------------------------------------
 
@@ -78,6 +105,9 @@ class Engine:
         op_id: str | None = None,
         attempt: int = 1,
         in_run: bool = False,
+        parent_id: str | None = None,
+        name: str | None = None,
+        step: str | None = None,
         url: str | None = None,
     ) -> Claim:
         """An op claim of this installation. Raises ClaimError on unusable names or slots."""
@@ -92,6 +122,9 @@ class Engine:
             tags=tags or {},
             priority=priority,
             in_run=in_run,
+            parent_id=parent_id,
+            name=name,
+            step=step,
             url=url,
         )
 
@@ -101,9 +134,20 @@ class Engine:
         *pools: PoolsLike,
         tags: Mapping[str, str] | None = None,
         priority: int = 0,
+        within: Mapping[str, Any] | None = None,
+        parent_id: str | None = None,
+        name: str | None = None,
         url: str | None = None,
     ) -> Claim:
-        """A run claim of this installation; all who make it for one run id share its lease."""
+        """A run claim of this installation; all who make it for one run id share its lease.
+
+        `parent_id` is the lease that waits for this run to end, where one does: what tells a circle of waits.
+
+        `within` are the run's own limits on its ops, as in the configuration's `ops` block; the first claim of a run
+        fixes them. Raises ClaimError when they are wrong.
+        """
+        if within is not None:
+            check_within(within)
         return Claim(
             kind=ClaimKind.RUN,
             host=self.host,
@@ -112,6 +156,9 @@ class Engine:
             pools=parse_pools(pools),
             tags=tags or {},
             priority=priority,
+            within=within,
+            parent_id=parent_id,
+            name=name,
             url=url,
         )
 
@@ -126,6 +173,10 @@ class Engine:
         self._check_process()
         for enriched in self.hook.penstock_enrich_claim(claim=claim):
             claim = enriched if enriched is not None else claim
+        if claim.step is not None and any(fnmatchcase(claim.step, glob) for glob in self.settings.pool_per_op):
+            claim = replace(claim, pools={**claim.pools, rules.op_pool(claim): 1})
+        if claim.url is None:
+            claim = replace(claim, url=self.hook.penstock_holder_url(claim=claim))
         return Request(self, claim, ticket=ticket, probed=probed, eligible_after_seconds=eligible_after_seconds)
 
     def acquire(
@@ -210,24 +261,68 @@ class Engine:
                 *pools, tags=tags, priority=priority, run_id=run_id, op_id=op_id, in_run=run_lease is not None
             )
             lease = await self.acquire_async(claim, on_blocked=on_blocked, wait_timeout_seconds=wait_timeout_seconds)
-            with lease:
+            try:
                 yield lease
+            finally:
+                await self.off_loop(lease.release)
         finally:
             if run_lease is not None:
-                run_lease.release()
+                await self.off_loop(run_lease.release)
 
     # -- what a lease and a request need -----------------------------------------------------------------------------
 
     def configuration(self, *, fresh: bool = False) -> tuple[int, Concurrency]:
-        """(version, configuration) as last read; `fresh` reads it again."""
+        """(version, configuration) as last read; `fresh` reads it again.
+
+        The first look also registers the installation: raises DeploymentConflict when another one has its name.
+        """
+        if not self._checked:
+            self.store.check_schema()
+            self._checked = True
+        if self._fingerprint is not None:
+            self.store.register(Deployment(self.host, self.deployment, self._fingerprint))
+            self._fingerprint = None
         if fresh or self._configuration is None:
             stored = self.store.configuration()
             self._configuration = (stored.version, Concurrency.from_document(stored.document))
         return self._configuration
 
-    def demands(self, claim: Claim, concurrency: Concurrency) -> tuple[rules.Demand, ...]:
+    def standing(self, claim: Claim, *, again: bool = False) -> rules.Standing:
+        """What is held around an op: by its run, and by the op around a nested block.
+
+        Raises ClaimError for an op of a run under limits whose run has not even been claimed; LeaseLost when that had
+        been so `again` a moment ago.
+        """
+        if claim.kind is not ClaimKind.OP:
+            return rules.ALONE
+        outer = self.lease(claim.parent_id) if claim.parent_id is not None else None
+        held = _slots_by_limit(outer)
+        nested = bool(held) and outer is not None and outer.claim.kind is ClaimKind.OP
+        if not claim.in_run:
+            return rules.Standing(held, nested=nested)
+        run = self.store.run_lease(self.run_claim(claim.run_id or "").holder or "")
+        if run is None and again:
+            raise LeaseLost(
+                f"{claim.label}: the lease of its run ended or was lost while it waited; claim the run again"
+            )
+        if run is None:
+            raise ClaimError(
+                f"{claim.label}: its run has no lease; claim the run first (engine.run_claim), or claim without in_run"
+            )
+        return rules.Standing(
+            held={**run.held, **held},
+            within=run.within,
+            run_claim_id=run.claim_id,
+            run_waits=run.state not in (ClaimState.HELD, ClaimState.GRANTED),
+            run_skipped=run.state is ClaimState.SKIPPED,
+            nested=nested,
+        )
+
+    def demands(
+        self, claim: Claim, concurrency: Concurrency, standing: rules.Standing = rules.ALONE
+    ) -> tuple[rules.Demand, ...]:
         """What a claim must pass under this configuration, plugins heard."""
-        demands = rules.demands(claim, concurrency)
+        demands = rules.demands(claim, concurrency, standing)
         for adjusted in self.hook.penstock_adjust_demands(claim=claim, demands=demands, concurrency=concurrency):
             demands = tuple(sorted(adjusted)) if adjusted is not None else demands
         return demands
@@ -243,7 +338,19 @@ class Engine:
 
     def trusted(self, session_id: str) -> bool:
         """Whether what that session holds is still surely its own."""
-        return self._session.trusted(session_id)
+        return self._pid == os.getpid() and self._session.trusted(session_id)
+
+    async def off_loop(self, work: Callable[[], T]) -> T:
+        """As `in_thread`; wait for the result. Work once begun is finished, though the caller be cancelled."""
+        return await asyncio.shield(asyncio.wrap_future(self.in_thread(work)))
+
+    def in_thread(self, work: Callable[[], T]) -> Future[T]:
+        """Do the work in one of a few threads of this engine's own: the loop's may all be busy waiting for a slot."""
+        self._check_process()
+        with self._lock:
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(ASYNC_THREADS, thread_name_prefix="penstock-async")
+            return self._threads.submit(copy_context().run, work)
 
     def requested(self, claim_id: str) -> None:
         """This process answers for the claim from now on; a beat ends those of its session that nobody answers for."""
@@ -254,6 +361,14 @@ class Engine:
         """This process does not answer for the claim any more."""
         with self._lock:
             self._requested.discard(claim_id)
+
+    def alone_for(self, claim: Claim) -> AbstractContextManager[object]:
+        """One after the other: who joins a holder's lease in this process, and who gives it back for the last time."""
+        holder = claim.holder
+        if holder is None:
+            return nullcontext()
+        with self._lock:
+            return self._alone.setdefault(holder, threading.RLock())
 
     def held(self, claim: Claim) -> Lease | None:
         """This process's own lease of the same holder, counted once more; None if it has none."""
@@ -281,17 +396,33 @@ class Engine:
         self.hook.penstock_granted(lease=lease, waited_seconds=lease.waited_seconds)
         return lease
 
+    def refused(self, claim: Claim, reasons: Sequence[Reason], why: Why, waited_seconds: float = 0.0) -> Refused:
+        """Not admitted; the plugins are told."""
+        self.hook.penstock_refused(claim=claim, reasons=reasons, why=why, waited_seconds=waited_seconds)
+        return Refused(tuple(reasons), impossible=why == "impossible")
+
+    def without_limits(self, claim: Claim) -> Lease:
+        """A lease with nothing behind it: enforcement is off, or the store is away and that is not to matter."""
+        lease = Lease(self, claim, claim.claim_id, (), None, 0.0)
+        lease.unlimited = True
+        return lease
+
     def release(self, lease: Lease) -> None:
-        """Give a lease back; the last of several holds in this process frees the slots."""
-        with self._lock:
-            lease.holds -= 1
-            if lease.holds > 0 or lease.claim_id not in self._leases:
-                return
-            # Forgotten before it is told to the store: should that fail, the next beat ends what nobody answers for.
-            del self._leases[lease.claim_id]
-            self._requested.discard(lease.claim_id)
-        if not self.store.release(lease.claim_id, lease.session_id):
-            log.warning("%s had been lost before it was released", lease)
+        """Give a lease back; the last of several holds in this process frees the slots. A fork gives back nothing."""
+        self._check_process()
+        with self.alone_for(lease.claim):
+            with self._lock:
+                lease.holds -= 1
+                if lease.unlimited or lease.holds > 0 or lease.claim_id not in self._leases:
+                    return
+                del self._leases[lease.claim_id]
+                self._requested.add(lease.claim_id)  # or a beat would end it at the same time
+            try:
+                if not self.store.release(lease.claim_id, lease.session_id):
+                    log.warning("%s had been lost before it was released", lease)
+            finally:
+                # Should that have failed, the next beat ends what nobody answers for.
+                self.forget(lease.claim_id)
         self.hook.penstock_released(lease=lease, held_seconds=time.monotonic() - lease.granted_at)
 
     def hand_over(self, lease: Lease, *, seconds: float) -> str:
@@ -306,29 +437,70 @@ class Engine:
         return lease.claim_id
 
     def sweep_if_due(self) -> None:
-        """Reap and grant, at most once in `sweep_seconds` in this process; ask now and then after probed runs."""
+        """Reap and grant, at most once in `sweep_seconds` in this process; ask now and then after probed runs.
+
+        Many processes share the work: each does it the more seldom, the more there are.
+        """
         now = time.monotonic()
         with self._lock:
             if now < self._sweep_at:
                 return
-            self._sweep_at = now + self.settings.sweep_seconds
+            self._sweep_at = now + self._sweep_pause
             probe = now >= self._probe_at
             if probe:
-                self._probe_at = now + 20 * self.settings.sweep_seconds
-        if probe and self.hook.penstock_holder_alive.get_hookimpls():
+                self._probe_at = now + 20 * self._sweep_pause
+        if probe:
             self.probe()
-        if not self.store.configuration_is_settled():
+        swept = self._sweep()
+        share, settings = max(1.0, swept.sessions / SWEEPERS), self.settings
+        self._sweep_pause = max(settings.sweep_seconds, min(share * settings.sweep_seconds, settings.beat_seconds))
+        if now >= self._upkeep_at:
+            self._upkeep_at = now + self.settings.upkeep_seconds
+            self.prune()
+
+    def sweep_first(self) -> None:
+        """Once in a process, before a claim that does not wait: its slots may be those of one who died unseen."""
+        with self._lock:
+            if self._sweep_at > 0.0:
+                return
+            self._sweep_at = time.monotonic() + self.settings.sweep_seconds
+        self._sweep()
+
+    def _sweep(self) -> Swept:
+        swept = self.store.sweep()
+        for gone in swept.expired:
+            self.hook.penstock_expired(claim=gone.claim, held_seconds=gone.held_seconds, reason=gone.reason)
+        if not swept.settled:
             from penstock.changes import settle_all  # noqa: PLC0415  # upkeep after a crash, off the usual path
 
             settle_all(self)
-        self.store.sweep()
+        return swept
+
+    def prune(self) -> dict[str, int]:
+        """Drop old history and idle limits; how many of each."""
+        now, settings = self.store.snapshot_time(), self.settings
+        return self.store.prune(
+            history_before=now - int(settings.history_days * 86_400_000_000),
+            idle_before=now - int(settings.idle_limit_seconds * 1_000_000),
+        )
+
+    def upkeep(self) -> dict[str, int]:
+        """All that a janitor does, now: reap, ask after probed runs, grant, prune. How much of what."""
+        ended, swept = self.probe(), self._sweep()
+        return {"expired": len(swept.expired), "runs_ended": ended, **self.prune()}
 
     def probe(self) -> int:
         """Ask the hosts about runs that no process stands behind; end the leases of those that are over. How many."""
-        ended = 0
-        for row in self.store.snapshot().claims:
+        if not self.hook.penstock_holder_alive.get_hookimpls():
+            return 0
+        ended, snapshot = 0, self.store.snapshot()
+        now = snapshot.now
+        for row in snapshot.claims:
             if row.probed and self.hook.penstock_holder_alive(claim=row) is False:
-                ended += self.store.end(row.claim.claim_id, reason="the host says that the run is over")
+                reason = "the host says that the run is over"
+                if self.store.end(row.claim.claim_id, reason=reason):
+                    ended += 1
+                    self.hook.penstock_expired(claim=row.claim, held_seconds=row.held_seconds(now), reason=reason)
         return ended
 
     # -- looking, and the end ----------------------------------------------------------------------------------------
@@ -336,8 +508,8 @@ class Engine:
     def end_run(self, run_id: str) -> bool:
         """Free the run lease of a run of this installation that is over. False if there was none."""
         holder = self.run_claim(run_id).holder
-        claim_id = self.store.live_claim(holder) if holder is not None else None
-        return claim_id is not None and self.store.end(claim_id, reason="the run is over")
+        run = self.store.run_lease(holder) if holder is not None else None
+        return run is not None and self.store.end(run.claim_id, reason="the run is over")
 
     def snapshot(self) -> Snapshot:
         """Everything live in the store."""
@@ -347,18 +519,41 @@ class Engine:
         """Limits, leases, waiters and sessions as plain values: the JSON of `penstock status`."""
         return status(self.store.snapshot(), self.configuration(fresh=True)[1])
 
+    def explain(self, identifier: str, *, most: int | None = None) -> dict[str, Any]:
+        """What an id names (a claim, else a run, else an op), and why it waits or what it holds, as plain values.
+
+        The JSON of `penstock explain`; `matches`, all or `most` of them, are none when the id names nothing that lives.
+        """
+        return explain(self.store.snapshot(), identifier, self.configuration(fresh=True)[0], most=most)
+
     def reasons(self, claim_id: str) -> tuple[Reason, ...]:
         """Why a waiter waits, limit by limit; empty when it does not."""
-        return reasons_for(self.store.snapshot(), claim_id)
+        return self.store.reasons(claim_id)
+
+    def circle(self, claim: Claim, claim_id: str) -> tuple[Link, ...]:
+        """The circle in which this waiter waits for itself, through others.
+
+        Empty, too, where none can begin: outside of every lease that holds a pool. To look costs a look at every claim.
+        """
+        held = self.standing(claim).held if claim.kind is ClaimKind.OP else {}
+        inside = claim.parent_id is not None or any(key.startswith("pool:") for key in held)
+        return circle(self.store.snapshot(), claim_id) if inside else ()
 
     def store_reasons(self, demands: Sequence[rules.Demand]) -> tuple[Reason, ...]:
         """What barred a claim that left no waiter, as the store stands now."""
-        return demand_reasons(self.store.snapshot(), demands)
+        return self.store.reasons_against({demand.key: demand.slots for demand in demands})
 
     def close(self) -> None:
-        """End this process's session with everything under it, and give back the connections."""
+        """End this process's session with everything under it, and give back the connections. Again does nothing."""
         try:
             if self._pid == os.getpid():
+                self.wakeups.close()
+                if not self._closed:
+                    self._closed = True
+                    self.hook.penstock_engine_closed(engine=self)
+                if self._threads is not None:
+                    self._threads.shutdown()
+                    self._threads = None
                 self._session.close()
         finally:
             self.store.close()
@@ -385,5 +580,10 @@ class Engine:
     def _check_process(self) -> None:
         """A forked child inherits neither session nor leases nor connections."""
         if self._pid != os.getpid():
+            self.store.on_granted.clear()
             self.store.after_fork()
             self._start()
+
+
+def _slots_by_limit(lease: Lease | None) -> dict[str, int]:
+    return dict(Counter(slot.limit for slot in lease.slots)) if lease is not None else {}

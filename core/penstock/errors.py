@@ -40,8 +40,20 @@ class ConfigChanged(PenstockError):
     """Somebody else changed the configuration in between; nothing was written. Look again, then repeat."""
 
 
+class LimitNotSettable(PenstockError):
+    """A key under which no limit can be set: none of its kind exists, or it follows from a rule, which is named."""
+
+
+class Ambiguous(PenstockError):
+    """A name stands for several runs; the message names them in full. Say which one is meant."""
+
+
 class ClaimError(PenstockError):
     """A claim contradicts itself or the rules: an unusable pool name, fewer than one slot, a tag that is no text."""
+
+
+class PluginError(PenstockError):
+    """A plugin cannot be loaded, or failed where a claim depends on it. Mend it, or leave it out by name."""
 
 
 class StoreUnavailable(PenstockError):
@@ -50,6 +62,10 @@ class StoreUnavailable(PenstockError):
 
 class SchemaMismatch(PenstockError):
     """The store's tables are older or newer than this Penstock. `penstock db upgrade` mends the first."""
+
+
+class DeploymentConflict(PenstockError):
+    """Two installations of a host go by one name in the store: their runs would be taken for each other's."""
 
 
 class WaitTimeout(PenstockError):

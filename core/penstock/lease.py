@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -13,11 +14,15 @@ if TYPE_CHECKING:
     from penstock.claim import Claim
     from penstock.engine import Engine
 
+log = logging.getLogger("penstock.lease")
+
 
 class Lease:
     """Slots in hand until `release`. As a context manager it releases on exit.
 
-    Attributes: `claim`, `claim_id`, `slots`, `fences` (limit key → {slot: epoch}), `waited_seconds`.
+    Attributes: `claim`, `claim_id`, `slots`, `fences` (limit key → {slot: epoch}), `waited_seconds`; `observed` are the
+    limits that had no room, where this installation only observes. `unlimited`: there is nothing behind this lease,
+    since enforcement is off or the store was away and `on_store_error` says run.
     """
 
     def __init__(
@@ -28,15 +33,18 @@ class Lease:
         slots: tuple[HeldSlot, ...],
         session_id: str | None,
         waited_seconds: float,
+        observed: tuple[str, ...] = (),
     ) -> None:
         self.claim = claim
         self.claim_id = claim_id
         self.slots = slots
         self.session_id = session_id
         self.waited_seconds = waited_seconds
+        self.observed = observed
         self.granted_at = time.monotonic()
         self.on_lost: list[Callable[[Lease], None]] = []
         self.holds = 1  # how many times this process holds it (same holder, same lease)
+        self.unlimited = False
         self._engine = engine
         self._lost = threading.Event()
 
@@ -59,7 +67,10 @@ class Lease:
         self._lost.set()
         callbacks, self.on_lost = self.on_lost, []
         for callback in callbacks:
-            callback(self)
+            try:
+                callback(self)
+            except Exception:
+                log.exception("a callback on the loss of %s failed", self)
         return True
 
     def release(self) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from penstock.claim import ClaimKind
 from penstock.config import Concurrency
 from penstock.decision import Reason
-from penstock.rules import LimitKind, configured_keys, limit_kind, resolve_limit
-from penstock.store.contract import ClaimRow, ClaimState, LimitRow, SessionRow, Snapshot
+from penstock.rules import OP_POOL, LimitKind, configured_keys, limit_kind, pool_key, resolve_limit
+from penstock.store.contract import ClaimRow, ClaimState, Event, HistoryRow, LimitRow, SessionRow, Snapshot
 
 if TYPE_CHECKING:
     from penstock.rules import Demand
@@ -23,6 +24,18 @@ def rfc3339(microseconds: int | None) -> str | None:
         return None
     seconds, rest = divmod(microseconds, 1_000_000)
     return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest).isoformat().replace("+00:00", "Z")
+
+
+def lasting(seconds: float) -> str:
+    """A time span for people: 850 ms, 12 s, 4 min 12 s, 2 h 3 min, 3 d 4 h."""
+    if seconds < 1:
+        return f"{max(0, round(seconds * 1000))} ms"
+    whole = round(seconds)
+    for unit, name, rest, rest_name in ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= unit:
+            more = whole % unit // rest
+            return f"{whole // unit} {name}" + (f" {more} {rest_name}" if more else "")
+    return f"{whole} s"
 
 
 def describe(reasons: Sequence[Reason]) -> str:
@@ -51,20 +64,20 @@ def reasons_for(snapshot: Snapshot, claim_id: str) -> tuple[Reason, ...]:
     """The limits that bar a waiter now."""
     queue = waiters(snapshot)
     row = next((row for row in queue if row.claim.claim_id == claim_id), None)
-    return _barring(snapshot, row, _ahead(queue, row)) if row is not None else ()
+    return barring(snapshot, row, ahead_of(queue, row)) if row is not None else ()
 
 
-def demand_reasons(snapshot: Snapshot, demands: Sequence[Demand]) -> tuple[Reason, ...]:
+def reasons_against(snapshot: Snapshot, wants: Mapping[str, int]) -> tuple[Reason, ...]:
     """The limits that bar a claim that did not stay to wait."""
-    held = {row.key: row.held for row in snapshot.limits}
+    rows = {row.key: row for row in snapshot.limits}
     return tuple(
-        Reason(d.key, d.slots, d.capacity, held.get(d.key, 0), _holders(snapshot, d.key))
-        for d in demands
-        if d.capacity is not None and d.capacity - held.get(d.key, 0) < d.slots
+        Reason(key, slots, row.capacity, row.held, _holders(snapshot, key))
+        for key, slots in sorted(wants.items())
+        if (row := rows.get(key)) is not None and row.capacity is not None and row.capacity - row.held < slots
     )
 
 
-def _ahead(queue: list[ClaimRow], row: ClaimRow) -> list[ClaimRow]:
+def ahead_of(queue: Sequence[ClaimRow], row: ClaimRow) -> list[ClaimRow]:
     """Waiters of lower rank that share a limit; parked ones left out."""
     mine = (row.rank, row.claim.claim_id)
     return [
@@ -76,7 +89,8 @@ def _ahead(queue: list[ClaimRow], row: ClaimRow) -> list[ClaimRow]:
     ]
 
 
-def _barring(snapshot: Snapshot, row: ClaimRow, ahead: list[ClaimRow]) -> tuple[Reason, ...]:
+def barring(snapshot: Snapshot, row: ClaimRow, ahead: Sequence[ClaimRow]) -> tuple[Reason, ...]:
+    """The limits that have no room for a waiter, or others before it."""
     limits = {limit.key: limit for limit in snapshot.limits}
     reasons = []
     for key, slots in sorted(row.wants.items()):
@@ -89,8 +103,13 @@ def _barring(snapshot: Snapshot, row: ClaimRow, ahead: list[ClaimRow]) -> tuple[
     return tuple(reasons)
 
 
+def holding(snapshot: Snapshot, key: str) -> list[ClaimRow]:
+    """Those that hold slots of a limit, oldest first."""
+    return [row for row in leases(snapshot) if any(held.limit == key for held in row.slots)]
+
+
 def _holding(snapshot: Snapshot, key: str) -> list[ClaimRow]:
-    return [row for row in leases(snapshot) if any(held.limit == key for held in row.slots)][:HOLDERS_SHOWN]
+    return holding(snapshot, key)[:HOLDERS_SHOWN]
 
 
 def _holders(snapshot: Snapshot, key: str) -> tuple[str, ...]:
@@ -127,7 +146,8 @@ def all_limits(rows: Sequence[LimitRow], concurrency: Concurrency) -> list[dict[
     return result
 
 
-def _claim_json(row: ClaimRow) -> dict[str, Any]:
+def claim_json(row: ClaimRow) -> dict[str, Any]:
+    """What a lease and a waiter have in common."""
     claim = row.claim
     return {
         "claim_id": claim.claim_id,
@@ -147,18 +167,18 @@ def _claim_json(row: ClaimRow) -> dict[str, Any]:
 
 
 def lease_json(row: ClaimRow) -> dict[str, Any]:
-    """A lease, as in `status`."""
+    """A lease, as in `status`; `observed`: it would have had to wait, were its installation to enforce."""
     slots = [{"limit": held.limit, "slot": held.slot, "epoch": held.epoch} for held in row.slots]
-    return {**_claim_json(row), "granted_at": rfc3339(row.granted_at), "slots": slots}
+    return {**claim_json(row), "granted_at": rfc3339(row.granted_at), "slots": slots, "observed": row.observed}
 
 
 def waiter_json(snapshot: Snapshot, queue: list[ClaimRow], row: ClaimRow) -> dict[str, Any]:
     """A waiter, as in `status`, with its place and what bars it."""
-    ahead = _ahead(queue, row)
+    ahead = ahead_of(queue, row)
     capacities = {limit.key: limit.capacity for limit in snapshot.limits}
     impossible = any(0 < (capacities.get(key) or 0) < slots for key, slots in row.wants.items())
     return {
-        **_claim_json(row),
+        **claim_json(row),
         "state": "impossible" if impossible else row.state.value,
         "enqueued_at": rfc3339(row.enqueued_at),
         "position": 1 + len(ahead),
@@ -170,9 +190,46 @@ def waiter_json(snapshot: Snapshot, queue: list[ClaimRow], row: ClaimRow) -> dic
                 "held": reason.held,
                 "holders": [holder.claim.claim_id for holder in _holding(snapshot, reason.limit)],
             }
-            for reason in _barring(snapshot, row, ahead)
+            for reason in barring(snapshot, row, ahead)
         ],
     }
+
+
+def op_pools(snapshot: Snapshot, history: Sequence[HistoryRow]) -> list[dict[str, Any]]:
+    """Op → pools (with slots), of the ops that were granted before and of those that hold or wait now.
+
+    An op is the same one in each of its runs: the runs under limits are left out of the names.
+    """
+    used = [
+        (row.host or "", row.deployment or "", row.label or "", row.slots)
+        for row in history
+        if row.event is Event.GRANTED
+    ]
+    runs = {label for _, _, label, slots in used if LimitKind.RUNS in slots}
+    runs |= {row.claim.label for row in snapshot.claims if row.claim.kind is ClaimKind.RUN}
+    used = [row for row in used if row[2] not in runs]
+    used += [
+        (row.claim.host, row.claim.deployment, row.claim.label, {pool_key(n): s for n, s in row.claim.pools.items()})
+        for row in snapshot.claims
+        if row.claim.kind is ClaimKind.OP
+    ]
+    found: dict[tuple[str, str, str], dict[str, int | None]] = {}
+    for host, deployment, label, slots in used:
+        if pools := {key.removeprefix("pool:"): n for key, n in slots.items() if limit_kind(key) is LimitKind.POOL}:
+            own = f"{OP_POOL}{deployment}/"
+            step = next((name.removeprefix(own) for name in pools if name.startswith(own)), None)
+            found[host, deployment, step or _without_run(label, runs, f"{host}/{deployment}")] = pools
+    return [
+        {"host": host, "deployment": deployment, "op": op, "pools": dict(sorted(pools.items()))}
+        for (host, deployment, op), pools in sorted(found.items())
+    ]
+
+
+def _without_run(label: str, runs: Set[str], installation: str) -> str:
+    """What is left of an op's label without its run, where that is known, and without its installation."""
+    words = label.split(" ")
+    run = next((head for end in range(len(words), 1, -1) if (head := " ".join(words[:end])) in runs), installation)
+    return label.removeprefix(run).strip()
 
 
 def session_json(row: SessionRow) -> dict[str, Any]:

@@ -1,82 +1,126 @@
-"""A claim under way: from asking to the lease, the time-out or the withdrawal. The same steps for sync and async."""
+"""A claim under way: from asking to the lease or the withdrawal, step by step."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import random
 import threading
 import time
-from typing import TYPE_CHECKING, Literal
+import uuid
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
+from penstock.claim import ClaimKind, run_pool_claim
 from penstock.decision import Granted, Refused, Waiting
-from penstock.errors import Blocked, ImpossibleClaim, LeaseLost, Skipped, StoreUnavailable, WaitTimeout
+from penstock.errors import Blocked, ImpossibleClaim, LeaseLost, StoreUnavailable
 from penstock.lease import Lease
 from penstock.report import describe, impossible_reasons
-from penstock.store.contract import Outcome, Owner, Result
+from penstock.rules import Standing, late_pools
+from penstock.store.contract import Mode, Outcome, Owner, Result
+from penstock.waiting import Cancelled, Wait
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from penstock.claim import Claim
-    from penstock.decision import Decision, Reason
+    from penstock.decision import Decision
     from penstock.engine import Engine
     from penstock.rules import Demand
+    from penstock.settings import OnBlocked
 
-log = logging.getLogger("penstock.request")
-
-
-class Cancelled(Exception):
-    """The caller's `cancelled` event was set during a wait; the claim has been withdrawn."""
+log = logging.getLogger("penstock.waiting")
 
 
 class Request:
-    """One claim of this process on its way. `claim_id` names it in the store once it waits there."""
+    """One claim of this process on its way. `claim_id` names it in the store once it waits there.
+
+    `queued`: it does; `elsewhere`: it does not, since another process has the same claim.
+    """
 
     def __init__(
         self, engine: Engine, claim: Claim, *, ticket: bool, probed: bool, eligible_after_seconds: float
     ) -> None:
-        self.claim, self.claim_id = claim, claim.claim_id
-        self._engine, self._ticket, self._probed = engine, ticket, probed
+        self.claim, self.claim_id, self.ticket = claim, claim.claim_id, ticket
+        self.queued = self.elsewhere = False
+        self.started_at = self.asked_at = time.monotonic()
+        self._engine, self._probed = engine, probed
         self._eligible_after_seconds = eligible_after_seconds
-        self._queued = False
-        self._started_at = time.monotonic()
-        self._announced = False
         self._abandoned = False
+        self._mode = Mode.WAIT
+        self._stood = False
         self._step_lock = threading.Lock()
+        self._run_pools: dict[str, Request] = {}
+        self._run_waits_as: str | None = None
+
+    @property
+    def places(self) -> list[str]:
+        """The claims that stand in the queue for it: its own, or first its run's, or those of its run's late pools."""
+        if self.queued:
+            return [self.claim_id]
+        if self._run_waits_as is not None:
+            return [self._run_waits_as]
+        return [late.claim_id for late in self._run_pools.values() if late.queued]
 
     # -- one step ----------------------------------------------------------------------------------------------------
 
     def step(self) -> Decision:
         """Ask, or speak up again, once; never blocks longer than the store's own bound on locks."""
-        return self._step(wait=True)
+        return self._step(Mode.WAIT)
 
-    def try_step(self) -> Granted | Refused:
-        """Ask now or not at all; nothing is left behind when there is no room."""
-        decision = self._step(wait=False)
-        if isinstance(decision, Waiting):  # the same holder has it elsewhere: no room for a second one
-            return Refused(decision.reasons)
+    def try_step(self, *, skip: bool = False) -> Granted | Refused:
+        """Ask now or not at all; nothing is left behind when there is no room, but that a run remembers a `skip`."""
+        decision = self._step(Mode.SKIP if skip else Mode.TRY)
+        if isinstance(decision, Waiting):  # its run waits, or the same holder has it elsewhere: no room for this one
+            reasons = tuple(reason for claim_id in self.places for reason in self._engine.reasons(claim_id))
+            return self._engine.refused(self.claim, reasons, "skipped" if skip else "blocked")
         return decision
 
-    def _step(self, *, wait: bool) -> Decision:
+    def _step(self, mode: Mode) -> Decision:
+        engine = self._engine
+        if engine.settings.enforcement == "off":
+            return Granted(engine.without_limits(self.claim))
+        if engine.settings.enforcement == "observe":
+            mode = Mode.OBSERVE
+        self._mode = mode
+        with engine.alone_for(self.claim):
+            return self._ask(mode)
+
+    def _ask(self, mode: Mode) -> Decision:
         engine = self._engine
         if (mine := engine.held(self.claim)) is not None:
             return Granted(mine)
         while True:
             version, concurrency = engine.configuration()
-            demands = engine.demands(self.claim, concurrency)
+            standing = engine.standing(self.claim, again=self._stood)
+            self._stood = True
+            self._run_waits_as = standing.run_claim_id if standing.run_waits else None
+            if standing.run_skipped:
+                return self._skipped_before()
+            if late := late_pools(self.claim, concurrency, standing):
+                if self._run_waits(late, standing, mode):
+                    return Waiting(self.claim_id)
+                standing = engine.standing(self.claim, again=True)
+            if standing.run_waits:
+                return Waiting(self.claim_id)
+            demands = engine.demands(self.claim, concurrency, standing)
             owner = self._owner()
+            if not self.queued:
+                self.claim_id = self.claim.claim_id
             engine.requested(self.claim_id)
-            if not self._queued:
-                if any(demand.impossible for demand in demands):
+            self.asked_at = time.monotonic()
+            if not self.queued:
+                if any(demand.impossible for demand in demands) and mode is not Mode.OBSERVE:
                     engine.forget(self.claim_id)
-                    return Refused(impossible_reasons(demands), impossible=True)
+                    return engine.refused(self.claim, impossible_reasons(demands), "impossible")
+                if mode is not Mode.WAIT:
+                    engine.sweep_first()
                 outcome = engine.store.acquire(
                     self.claim,
                     demands,
                     version=version,
                     owner=owner,
-                    wait=wait,
+                    mode=mode,
                     eligible_after_seconds=self._eligible_after_seconds,
                 )
             else:
@@ -84,10 +128,35 @@ class Request:
             if (decision := self._decide(outcome, owner, demands)) is not None:
                 return decision
 
+    def _run_waits(self, late: Mapping[str, int], standing: Standing, mode: Mode) -> bool:
+        """Have the run take pools of run granularity first, before the op takes anything; True while it waits for one.
+
+        Raises Blocked instead of waiting inside of what holds slots: that could wait for itself.
+        """
+        if standing.run_claim_id is None or standing.run_waits:
+            return standing.run_waits
+        for name, slots in sorted(late.items()):
+            if name not in self._run_pools:
+                claim = run_pool_claim(self.claim, standing.run_claim_id, name, slots)
+                self._run_pools[name] = Request(
+                    self._engine, claim, ticket=self.ticket, probed=False, eligible_after_seconds=0.0
+                )
+            request = self._run_pools[name]
+            decision = request.step() if mode is Mode.WAIT and not standing.nested else request.try_step()
+            if isinstance(decision, Waiting):
+                return True
+            if isinstance(decision, Refused):
+                raise (ImpossibleClaim if decision.impossible else Blocked)(
+                    f"{self.claim.label}: its run cannot have pool {name!r} now: {describe(decision.reasons)}. Declare "
+                    "the pool on the run, which then takes it before it starts",
+                    decision.reasons,
+                )
+        return False
+
     def _owner(self) -> Owner:
         settings = self._engine.settings
         return Owner(
-            session_id=None if self._ticket else self._engine.session_id(),
+            session_id=None if self.ticket else self._engine.session_id(),
             ticket_seconds=settings.ticket_seconds,
             probe_seconds=settings.run_probe_seconds if self._probed else None,
         )
@@ -99,90 +168,117 @@ class Request:
             engine.forget(self.claim_id)
             self.claim_id = outcome.claim_id
             engine.requested(self.claim_id)
+        self.elsewhere = outcome.result is Result.BUSY
         match outcome.result:
             case Result.HELD:
-                waited = time.monotonic() - self._started_at
-                session_id = None if self._probed else owner.session_id
-                return Granted(
-                    engine.granted(Lease(engine, self.claim, self.claim_id, outcome.slots, session_id, waited))
-                )
+                return self._granted(outcome, owner)
             case Result.WAITING:
-                self._queued = True
+                self.queued = True
                 return Waiting(self.claim_id)
             case Result.BUSY:
+                engine.forget(self.claim_id)
                 return Waiting(self.claim_id)
             case Result.NO_ROOM:
                 engine.forget(self.claim_id)
-                return Refused(engine.store_reasons(demands))
+                reasons = engine.store_reasons(demands)
+                return engine.refused(self.claim, reasons, "skipped" if self._mode is Mode.SKIP else "blocked")
+            case Result.SKIPPED:
+                engine.forget(self.claim_id)
+                return self._skipped_before()
             case Result.STALE:
                 engine.configuration(fresh=True)
-            case Result.SESSION_LOST:
-                if owner.session_id is not None:
+            case Result.SESSION_LOST | Result.EXPIRED as result:
+                if result is Result.SESSION_LOST and owner.session_id is not None:
                     engine.session_is_gone(owner.session_id)
-                self._queued = False
+                engine.forget(self.claim_id)
+                # What it had ended with a session; an id that has ended is never granted again.
+                self.claim, self.queued = replace(self.claim, claim_id=str(uuid.uuid4())), False
             case Result.ENDED:
                 engine.forget(self.claim_id)
+                if not self.queued and self.claim_id != self.claim.claim_id:
+                    return None  # another's, which this one was about to join, ended just then
                 raise LeaseLost(f"{self.claim.label}: the claim was ended by somebody else or expired; claim again")
         return None
+
+    def _skipped_before(self) -> Refused:
+        self._engine.refused(self.claim, (), "skipped")
+        return Refused(skipped=True)
+
+    def _granted(self, outcome: Outcome, owner: Owner) -> Granted:
+        waited = time.monotonic() - self.started_at
+        session_id = None if self._probed else owner.session_id
+        if outcome.observed:
+            would_wait_for = ", ".join(outcome.observed)
+            log.info("%s would have waited for %s: this installation only observes", self.claim.label, would_wait_for)
+        lease = Lease(self._engine, self.claim, self.claim_id, outcome.slots, session_id, waited, outcome.observed)
+        if self.claim.kind is ClaimKind.RUN_POOL:  # the run's from now on, not this process's to give back
+            self._engine.forget(self.claim_id)
+            return Granted(lease)
+        return Granted(self._engine.granted(lease))
 
     # -- waiting -----------------------------------------------------------------------------------------------------
 
     def acquire(
         self,
-        on_blocked: Literal["wait", "skip", "fail"] = "wait",
+        on_blocked: OnBlocked = "wait",
         wait_timeout_seconds: float | None = None,
         cancelled: threading.Event | None = None,
     ) -> Lease:
         """The lease, after waiting for it as `on_blocked` says. Raises as Engine.acquire; Cancelled when told so."""
-        pauses = _Pauses(self._engine.settings.poll_min_seconds, self._engine.settings.poll_max_seconds)
-        outage = _Outage(self._engine.settings.store_retry_seconds)
-        stop = cancelled or threading.Event()
+        wait = Wait(self._engine, self, on_blocked, wait_timeout_seconds)
+        woken = threading.Event()
         try:
-            while True:
-                try:
-                    decision = self.step() if on_blocked == "wait" else self.try_step()
-                    outage.over()
-                except StoreUnavailable as error:
-                    pause = outage.pause(error)
-                else:
-                    if (lease := self._conclude(decision, on_blocked)) is not None:
-                        return lease
-                    pause = pauses.next()
-                if stop.wait(self._bounded(pause, wait_timeout_seconds)):
-                    raise Cancelled(self.claim.label)
+            while isinstance(found := wait.look(), float):
+                with wait.listening(woken.set):
+                    wait.pause(woken, found, cancelled)
+                woken.clear()
+            return found
         except BaseException as error:  # also what a signal handler raises into the wait
             if isinstance(error, Cancelled) or not isinstance(error, Exception):
                 self._undo()
+            self._engine.forget(self.claim_id)  # a lease of this process is known all the same
             raise
 
-    async def acquire_async(
-        self, on_blocked: Literal["wait", "skip", "fail"] = "wait", wait_timeout_seconds: float | None = None
-    ) -> Lease:
+    async def acquire_async(self, on_blocked: OnBlocked = "wait", wait_timeout_seconds: float | None = None) -> Lease:
         """As `acquire`, on an event loop. A cancellation leaves nothing behind, even in the middle of a step."""
-        pauses = _Pauses(self._engine.settings.poll_min_seconds, self._engine.settings.poll_max_seconds)
-        outage = _Outage(self._engine.settings.store_retry_seconds)
+        wait = Wait(self._engine, self, on_blocked, wait_timeout_seconds)
+        loop, woken = asyncio.get_running_loop(), asyncio.Event()
+
+        def wake() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits there any more
+                loop.call_soon_threadsafe(woken.set)
+
+        def look() -> Lease | float:
+            with self._step_lock:
+                if self._abandoned:
+                    raise Cancelled(self.claim.label)
+                return wait.look()
+
         try:
-            while True:
-                try:
-                    decision = await asyncio.to_thread(self._step_unless_abandoned, on_blocked == "wait")
-                    outage.over()
-                except StoreUnavailable as error:
-                    pause = outage.pause(error)
-                else:
-                    if (lease := self._conclude(decision, on_blocked)) is not None:
-                        return lease
-                    pause = pauses.next()
-                await asyncio.sleep(self._bounded(pause, wait_timeout_seconds))
+            while isinstance(found := await self._engine.off_loop(look), float):
+                with wait.listening(wake), contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(woken.wait(), found)
+                woken.clear()
+            return found
         except asyncio.CancelledError:
             self._abandon()
+            raise
+        except BaseException:
+            self._engine.forget(self.claim_id)
             raise
 
     def withdraw(self) -> None:
         """Leave the queue, or give back what was granted meanwhile."""
-        session_id = None if self._ticket else self._engine.session_id()
-        self._engine.store.release(self.claim_id, session_id)
-        self._engine.forget(self.claim_id)
-        self._queued = False
+        session_id = None if self.ticket else self._engine.session_id()
+        for late in self._run_pools.values():
+            if late.queued:
+                late.withdraw()
+        try:
+            self._engine.store.release(self.claim_id, session_id)
+        finally:
+            # Should that have failed, the next beat ends what nobody answers for.
+            self._engine.forget(self.claim_id)
+            self.queued = False
 
     def hand_over(self, *, ticket_seconds: float, eligible_after_seconds: float = 0.0) -> str:
         """Leave the waiter as a ticket that keeps its place; whoever steps the claim next adopts it.
@@ -200,85 +296,22 @@ class Request:
             raise LeaseLost(f"{self.claim.label}: the claim was lost before it could be handed over; claim again")
         return self.claim_id
 
-    def _conclude(self, decision: Decision, on_blocked: Literal["wait", "skip", "fail"]) -> Lease | None:
-        if isinstance(decision, Granted):
-            if self._announced:
-                log.info("%s: slots granted after %.1f s", self.claim.label, decision.lease.waited_seconds)
-            return decision.lease
-        if isinstance(decision, Refused):
-            text = f"{self.claim.label}: {describe(decision.reasons)}"
-            if decision.impossible:
-                raise ImpossibleClaim(f"{text}. Ask for less, or raise the limit", decision.reasons)
-            raise (Skipped if on_blocked == "skip" else Blocked)(text, decision.reasons)
-        if not self._announced:
-            self._announced = True
-            reasons = self._engine.reasons(self.claim_id)
-            log.info("%s waits: %s", self.claim.label, describe(reasons))
-            self._engine.hook.penstock_waiting(claim=self.claim, waiting=Waiting(self.claim_id, reasons))
-        return None
-
-    def _bounded(self, pause: float, wait_timeout_seconds: float | None) -> float:
-        """The pause, cut at the time-out; when that has passed, withdraw and raise WaitTimeout."""
-        if wait_timeout_seconds is None:
-            return pause
-        left = self._started_at + wait_timeout_seconds - time.monotonic()
-        if left <= 0:
-            reasons: Sequence[Reason] = self._engine.reasons(self.claim_id)
-            self.withdraw()
-            raise WaitTimeout(
-                f"{self.claim.label}: no slot within {wait_timeout_seconds:g} s ({describe(reasons)}); "
-                "wait longer, or raise the limit"
-            )
-        return min(pause, left)
-
-    def _step_unless_abandoned(self, wait: bool) -> Decision:
-        with self._step_lock:
-            if self._abandoned:
-                raise Cancelled(self.claim.label)
-            return self.step() if wait else self.try_step()
-
     def _abandon(self) -> None:
-        """Undo a cancelled wait, after the step that may still be running in its thread."""
+        """Undo a cancelled wait, after the step that may still be running in its thread. Does not wait for it."""
 
         def undo() -> None:
             with self._step_lock:
                 self._abandoned = True
-                self._undo()
+                try:
+                    self._undo()
+                except StoreUnavailable as error:
+                    log.warning("%s: withdrawn, which the store hears of at the next beat: %s", self.claim.label, error)
 
-        threading.Thread(target=undo, name="penstock-withdraw").start()
+        self._engine.in_thread(undo)
 
     def _undo(self) -> None:
         if (lease := self._engine.lease(self.claim_id)) is not None:
             lease.release()
         else:
             self.withdraw()
-
-
-class _Pauses:
-    """Jittered pauses that grow from the shortest to the longest."""
-
-    def __init__(self, shortest: float, longest: float) -> None:
-        self._pause, self._longest = shortest, longest
-
-    def next(self) -> float:
-        pause, self._pause = self._pause, min(self._pause * 1.5, self._longest)
-        return pause * random.uniform(0.5, 1.0)  # noqa: S311  # jitter, not a secret
-
-
-class _Outage:
-    """How long the store has been away; raises its error again when that is too long."""
-
-    def __init__(self, patience_seconds: float) -> None:
-        self._patience, self._since, self._pause = patience_seconds, 0.0, 0.1
-
-    def over(self) -> None:
-        self._since, self._pause = 0.0, 0.1
-
-    def pause(self, error: StoreUnavailable) -> float:
-        now = time.monotonic()
-        self._since = self._since or now
-        if now - self._since >= self._patience:
-            raise error
-        log.warning("the store is away, nothing is admitted meanwhile; trying again: %s", error)
-        self._pause = min(self._pause * 2, 5.0)
-        return self._pause
+            self._engine.refused(self.claim, (), "withdrawn", time.monotonic() - self.started_at)

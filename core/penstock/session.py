@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from penstock.store.contract import Store
 
 log = logging.getLogger("penstock.session")
+WATCH_SECONDS = 0.5
+"""How long a process that went on after a stop may go on unaware that its leases are lost."""
 
 
 def steady_seconds() -> float:
@@ -30,8 +32,9 @@ def steady_seconds() -> float:
 class ProcessSession:
     """Opened at first use in each process; a fork gets its own. A lost session is replaced by a new one, never revived.
 
-    `known` tells which claims this process still answers for; `on_lost(session_id)` is called from the beating thread
-    as soon as what the session held can no longer be trusted; `on_idle` is called about twice a second.
+    `known` tells which claims this process still answers for; `on_lost(session_id)` is called as soon as what the
+    session held can no longer be trusted; `on_idle` is called about twice a second. One thread beats, and another one
+    only watches the clock: a beat may hang for minutes where a network swallows it.
     """
 
     def __init__(
@@ -51,7 +54,6 @@ class ProcessSession:
         self._session_id: str | None = None
         self._good_at = 0.0
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
 
     def open(self) -> str:
         """The id of the live session, opened now if there is none."""
@@ -64,11 +66,14 @@ class ProcessSession:
                 )
                 self._session_id, self._good_at = session_id, sent_at
                 self._stop = threading.Event()
-                self._thread = threading.Thread(
-                    target=self._beat_on, args=(session_id, self._stop), name="penstock-heartbeat", daemon=True
-                )
-                self._thread.start()
+                for name, work in (("penstock-heartbeat", self._beat_on), ("penstock-fence", self._watch)):
+                    threading.Thread(target=work, args=(session_id, self._stop), name=name, daemon=True).start()
             return self._session_id
+
+    @property
+    def current(self) -> str | None:
+        """The id of the live session, if there is one."""
+        return self._session_id
 
     def trusted(self, session_id: str) -> bool:
         """Whether what this session holds is still surely its own. Counted from when the last good beat was sent."""
@@ -94,16 +99,23 @@ class ProcessSession:
     def _fence_at(self) -> float:
         return self._good_at + self._settings.session_ttl_seconds - self._settings.margin_seconds
 
+    def _watch(self, session_id: str, stop: threading.Event) -> None:
+        while not stop.wait(min(max(self._fence_at() - steady_seconds(), 0.01), WATCH_SECONDS)):
+            if steady_seconds() >= self._fence_at():
+                log.error("no beat reached the store for too long: what this process holds is lost")
+                self.lose(session_id)
+
     def _beat_on(self, session_id: str, stop: threading.Event) -> None:
+        with self._store.as_upkeep():
+            self._beat_until(session_id, stop)
+
+    def _beat_until(self, session_id: str, stop: threading.Event) -> None:
         beat_seconds = self._settings.beat_seconds
         beat_at = self._good_at + beat_seconds
         while True:
-            pause = min(beat_at, self._fence_at()) - steady_seconds()
+            pause = beat_at - steady_seconds()
             if stop.wait(min(max(pause, 0.01), self._settings.sweep_seconds)):
                 return None
-            if steady_seconds() >= self._fence_at():
-                log.error("no beat reached the store for too long: what this process holds is lost")
-                return self.lose(session_id)
             try:
                 if steady_seconds() >= beat_at:
                     sent_at = steady_seconds()
@@ -111,7 +123,9 @@ class ProcessSession:
                     if not self._store.beat(session_id, self._known):
                         log.error("the store has ended this session: what this process holds is lost")
                         return self.lose(session_id)
-                    self._good_at = sent_at
+                    with self._lock:
+                        if self._session_id == session_id:  # else it came too late
+                            self._good_at = sent_at
                 self._on_idle()
             except StoreUnavailable as error:
                 beat_at = steady_seconds() + min(1.0, beat_seconds)

@@ -5,9 +5,26 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Literal, Self, get_args
 
 from penstock.errors import ClaimError
+
+Enforcement = Literal["enforce", "observe", "off"]
+"""observe: nothing waits, what would have waited is recorded; off: the store is not asked at all."""
+OnBlocked = Literal["wait", "skip", "fail"]
+"""What a claim does when there is no room."""
+OnStoreError = Literal["wait", "fail", "run"]
+"""What to do while the store cannot be reached; run: go on without limits, and say so loudly."""
+
+
+def _ttl(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 1 <= seconds <= 3600:
+        raise ClaimError(f"PENSTOCK_SESSION_TTL_SECONDS={text!r}: seconds from 1 to 3600 are expected")
+    return seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,19 +38,32 @@ class Settings:
     run_probe_seconds: float = 24 * 3600.0
     sweep_seconds: float = 0.5
     store_retry_seconds: float = 600.0
+    upkeep_seconds: float = 300.0
+    history_days: float = 30.0
+    idle_limit_seconds: float = 3600.0
+    enforcement: Enforcement = "enforce"
+    on_store_error: OnStoreError = "wait"
+    pool_per_op: tuple[
+        str, ...
+    ] = ()  # patterns (as file names have) of `Claim.step`: those ops get a pool of their own
 
     @classmethod
     def from_environment(cls) -> Self:
-        """The defaults, with `PENSTOCK_SESSION_TTL_SECONDS` where it is set. Raises ClaimError when that is no time."""
-        if (text := os.environ.get("PENSTOCK_SESSION_TTL_SECONDS")) is None:
-            return cls()
-        try:
-            seconds = float(text)
-        except ValueError:
-            seconds = 0.0
-        if not 1 <= seconds <= 3600:
-            raise ClaimError(f"PENSTOCK_SESSION_TTL_SECONDS={text!r}: seconds from 1 to 3600 are expected")
-        return cls(session_ttl_seconds=seconds)
+        """The defaults, with what the environment says: `PENSTOCK_SESSION_TTL_SECONDS`, `PENSTOCK_ENFORCEMENT`,
+        `PENSTOCK_ON_STORE_ERROR`, `PENSTOCK_POOL_PER_OP` (patterns, comma separated). Raises ClaimError otherwise.
+        """
+        values: dict[str, Any] = {}
+        if (text := os.environ.get(ENVIRONMENT["session_ttl_seconds"])) is not None:
+            values["session_ttl_seconds"] = _ttl(text)
+        for name, choices in (("enforcement", get_args(Enforcement)), ("on_store_error", get_args(OnStoreError))):
+            variable = ENVIRONMENT[name]
+            if (choice := os.environ.get(variable)) is not None:
+                if choice not in choices:
+                    raise ClaimError(f"{variable}={choice!r}: one of {', '.join(choices)} is expected")
+                values[name] = choice
+        if patterns := os.environ.get(ENVIRONMENT["pool_per_op"]):
+            values["pool_per_op"] = tuple(filter(None, (pattern.strip() for pattern in patterns.split(","))))
+        return cls(**values)
 
     @property
     def beat_seconds(self) -> float:
@@ -44,6 +74,12 @@ class Settings:
     def margin_seconds(self) -> float:
         """How long before its expiry a lease counts as lost, so that the holder knows before the store re-grants."""
         return min(5.0, self.session_ttl_seconds / 5)
+
+
+ENVIRONMENT = {
+    name: f"PENSTOCK_{name.upper()}" for name in ("session_ttl_seconds", "enforcement", "on_store_error", "pool_per_op")
+}
+"""The settings that the environment can say, with their variables; `Settings.from_environment` reads them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,1 @@
-"""Plugins that come with Penstock, through the same door as everybody's: none yet."""
+"""Plugins that come with Penstock, through the same door as everybody's."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from penstock.errors import Skipped, StoreUnavailable
 from penstock.hookspecs import hookimpl
 from penstock.report import describe
-from penstock.request import Cancelled
+from penstock.waiting import Cancelled
 from prefect.states import Completed
 from prefect.transactions import get_transaction
 

@@ -83,7 +83,12 @@ class _Installation:
                 from penstock.connection import connect  # noqa: PLC0415  # SQLAlchemy loads here, not at import
 
                 engine = connect(
-                    url, host=HOST, deployment=key[1], settings=settings.figures, plugins=plugin_manager(plugin)
+                    url,
+                    host=HOST,
+                    deployment=key[1],
+                    settings=settings.figures,
+                    plugins=plugin_manager(plugin),
+                    lazy=True,
                 )
                 # Slots of a process that ends in good order come back at once, not after its session's TTL.
                 atexit.register(engine.close)

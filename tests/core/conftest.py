@@ -15,10 +15,12 @@ from penstock.hooks import plugin_manager
 from penstock.settings import Settings
 from penstock.store.memory import MemoryStore
 from penstock.store.sql import SqlStore
+from penstock.store.tables import meta, metadata
 from servers import fresh_database
+from sqlalchemy import create_engine
 
-KINDS = ["memory", "sqlite", "postgresql"]
-SQL_KINDS = ["sqlite", "postgresql"]
+SQL_KINDS = ["sqlite", "postgresql", "mariadb"]
+KINDS = ["memory", *SQL_KINDS]
 
 
 @pytest.fixture(params=KINDS)
@@ -28,18 +30,45 @@ def store_kind(request: pytest.FixtureRequest) -> str:
     return kind
 
 
-@pytest.fixture
-def store_url(store_kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
-    """The URL of an empty store of that kind."""
+@pytest.fixture(scope="session")
+def migrated(request: pytest.FixtureRequest) -> Iterator[Callable[[str], str]]:
+    """The URL of a database with our tables on a server of that kind; one for the whole session."""
+    urls: dict[str, str] = {}
     with ExitStack() as stack:
-        if store_kind == "postgresql":
-            url = stack.enter_context(fresh_database(request.getfixturevalue("postgresql_url")))
-            store = SqlStore(url)
-            store.upgrade()
-            store.close()
-            yield url
-        else:
-            yield f"sqlite:///{tmp_path / 'penstock.db'}"
+
+        def url_of(kind: str) -> str:
+            if kind not in urls:
+                server = request.getfixturevalue("postgresql_url" if kind == "postgresql" else "mysql_url")
+                url = stack.enter_context(fresh_database(server))
+                store = SqlStore(url)
+                store.upgrade()
+                store.close()
+                urls[kind] = url
+            return urls[kind]
+
+        yield url_of
+
+
+@pytest.fixture
+def store_url(store_kind: str, tmp_path: Path, migrated: Callable[[str], str]) -> Iterator[str]:
+    """The URL of an empty store of that kind."""
+    if store_kind in ("postgresql", "mariadb"):
+        empty(url := migrated(store_kind))
+        yield url
+    else:
+        yield f"sqlite:///{tmp_path / 'penstock.db'}"
+
+
+def empty(url: str) -> None:
+    """Make a store as it was after its first upgrade, but that its epochs go on."""
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        for table in reversed(metadata.sorted_tables):
+            connection.execute(table.update() if table is meta else table.delete(), _FRESH if table is meta else None)
+    engine.dispose()
+
+
+_FRESH = {"configuration_version": 0, "settled_version": 0}
 
 
 @pytest.fixture

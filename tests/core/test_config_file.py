@@ -136,7 +136,7 @@ concurrency:
         ("concurrency: {runs: {tag_concurrency_limits: {key: a}}}\n", 1, "a list is expected"),
         (
             "concurrency:\n  runs:\n    tag_concurrency_limits:\n    - {key: a, limit: 1}\n    - {key: a, limit: 2}\n",
-            3,
+            5,
             "two rules for the same tag 'a'",
         ),
         (
@@ -152,6 +152,43 @@ def test_bad_input_is_named_with_its_line(text: str, line: int, says: str) -> No
     (fault,) = faults(text)
     assert fault[0] == line
     assert says in fault[1]
+
+
+@pytest.mark.parametrize(
+    "scalar",
+    ["2024-13-45", "0b_", "!!int x", "!!bool maybe", "!!timestamp x", "!!binary é", "!odd x", "0x" + "f" * 6000],
+)
+def test_a_scalar_that_yaml_makes_nothing_of_is_a_fault(scalar: str) -> None:
+    (fault,) = faults(f"concurrency:\n  pools:\n    default_limit: {scalar}\n")
+    assert fault[0] == 3
+    assert "that can be read" in fault[1]
+
+
+def test_a_character_that_yaml_forbids_and_merge_keys_are_named_with_their_line() -> None:
+    assert faults("concurrency:\n  pools:\n    x\0: 1\n") == [
+        (3, ": not YAML: the character '\\x00' is not allowed; take it out")
+    ]
+    ((line, message),) = faults("concurrency:\n  pools: &p {default_limit: 1}\n  runs: {<<: *p}\n")
+    assert line == 3
+    assert "merge keys" in message
+
+
+@pytest.mark.parametrize("word", ["str", "PerUniqueValue", "[key]", "value"])
+def test_names_that_the_model_uses_itself_are_names_like_others(word: str) -> None:
+    ((line, message),) = faults(f"concurrency:\n  pools:\n    limits:\n      a: 1\n      '{word}': -1\n")
+    assert line == 5
+    assert f"pools.limits.{word}" in message
+    for value in ("5", "{}"):
+        ((line, message),) = faults(f"concurrency:\n  pools: {{}}\n  '{word}': {value}\n")
+        assert line == 3
+        assert "no such key" in message
+
+
+def test_every_rule_that_stands_twice_is_named_beside_other_faults() -> None:
+    text = "concurrency:\n  runs:\n    tag_concurrency_limits:\n"
+    for key, limit in (("a", "1"), ("a", "1"), ("b", "1"), ("b", "x")):
+        text += f"    - {{key: {key}, limit: {limit}}}\n"
+    assert [line for line, _ in faults(text)] == [5, 7, 7]
 
 
 def test_an_alias_bomb_is_refused() -> None:
@@ -185,6 +222,50 @@ def test_the_old_word_for_the_default_is_taken_with_a_warning() -> None:
     assert [(w.line, "deprecated" in w.message) for w in done.warnings] == [(2, True)]
 
 
+@pytest.mark.parametrize(
+    ("block", "limit"),
+    [
+        ("{default_op_concurrency_limit: 1, pools: {default_limit: }}", 1),
+        ("{default_op_concurrency_limit: , pools: {default_limit: 2}}", 2),
+        ("{default_op_concurrency_limit: 3, pools: {default_limit: 3}}", 3),
+        ("{default_op_concurrency_limit: 4, pools: }", 4),
+    ],
+)
+def test_the_old_word_and_the_new_one_agree_when_one_is_empty(block: str, limit: int) -> None:
+    assert read(f"concurrency: {block}\n").concurrency.pools.default_limit == limit
+
+
+SCALARS = st.sampled_from(["1", "x", "-1", "true", "", "~", "=", "<<", "1:2", "!!int q", "[a]", "{a: 1}", "&a b", "*a"])
+KEYS = st.sampled_from(
+    [
+        "concurrency",
+        "pools",
+        "runs",
+        "ops",
+        "limits",
+        "default_limit",
+        "tag_concurrency_limits",
+        "key",
+        "str",
+        "<<",
+        "1",
+    ]
+)
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.booleans(), KEYS, SCALARS), max_size=8))
+def test_anything_like_a_configuration_is_read_or_named_faulty(
+    rows: list[tuple[int, bool, str, str]],
+) -> None:
+    text = "concurrency:\n"
+    for depth, item, key, value in rows:
+        text += f"{'  ' * depth}{'- ' if item else ''}{key}: {value}\n"
+    try:
+        read(text)
+    except ConfigError as error:
+        assert error.faults  # noqa: PT017  # either outcome is right
+
+
 @given(st.text(max_size=200))
 def test_any_text_is_read_or_named_faulty(text: str) -> None:
     for candidate in (text, "concurrency:\n  pools:\n    limits:\n      " + text):
@@ -192,3 +273,13 @@ def test_any_text_is_read_or_named_faulty(text: str) -> None:
             read(candidate)
         except ConfigError as error:
             assert error.faults  # noqa: PT017  # either outcome is right
+
+
+def test_dagsters_long_way_to_leave_a_value_out_is_read_as_that() -> None:
+    """`applyLimitPerUniqueValue: false` was refused, though a block copied from dagster.yaml is to work unchanged."""
+    rule = "    - {key: a, limit: 1, value: {applyLimitPerUniqueValue: false}}\n"
+    text = f"concurrency:\n  runs:\n    tag_concurrency_limits:\n{rule}"
+    assert read(text).concurrency.runs.tag_concurrency_limits[0].value is None
+    ((line, message),) = faults(text + "    - {key: a, limit: 2}\n")
+    assert line == 5
+    assert "two rules for the same tag 'a'" in message

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import penstock
@@ -13,9 +15,24 @@ from penstock.errors import SchemaMismatch, StoreUnavailable
 from penstock.store import migrations
 from penstock.store.sql import SqlStore
 from penstock.store.tables import REVISION, VERSION_TABLE, metadata
+from servers import fresh_database
 from sqlalchemy import create_engine, text
 
-pytestmark = pytest.mark.parametrize("store_kind", ["sqlite", "postgresql"], indirect=True)
+pytestmark = pytest.mark.parametrize("store_kind", ["sqlite", "postgresql", "mariadb"], indirect=True)
+
+
+@pytest.fixture
+def store_url(store_kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A store of its own: these tests spoil it."""
+    if store_kind == "sqlite":
+        yield f"sqlite:///{tmp_path / 'penstock.db'}"
+        return
+    server = "postgresql_url" if store_kind == "postgresql" else "mysql_url"
+    with fresh_database(request.getfixturevalue(server)) as url:
+        store = SqlStore(url)
+        store.upgrade()
+        store.close()
+        yield url
 
 
 def test_the_migrations_make_the_tables(store: SqlStore, store_kind: str) -> None:
@@ -52,7 +69,7 @@ def test_tables_dropped_under_a_running_store_are_said_with_the_remedy(store: Sq
     with create_engine(store._given).begin() as connection:
         metadata.drop_all(connection)
         connection.execute(text(f"DROP TABLE {VERSION_TABLE}"))
-    expected = SchemaMismatch if store_kind == "postgresql" else StoreUnavailable  # SQLite does not tell the two apart
+    expected = StoreUnavailable if store_kind == "sqlite" else SchemaMismatch  # SQLite does not tell the two apart
     with pytest.raises(expected, match="table"):
         store.snapshot()
 

@@ -18,7 +18,12 @@ from penstock.engine import Engine
 TTL_SECONDS = 6
 
 if importlib.util.find_spec("prefect") is None:
-    collect_ignore = ["test_claims.py", "test_host.py", "test_limited.py"]  # test_environment.py says so
+    collect_ignore = [
+        "test_claims.py",
+        "test_host.py",
+        "test_limited.py",
+        "test_testing.py",
+    ]  # test_environment.py says so
 
 
 @pytest.fixture(scope="session")

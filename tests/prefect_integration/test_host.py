@@ -64,17 +64,16 @@ def test_the_run_log_says_what_a_wait_is_for_and_how_long_it_was(
     host: PrefectHost, run: Run, engine: Engine, configure: Configure
 ) -> None:
     configure(pools={"limits": {"database": 2}})
+
+    def logged(text: str) -> bool:
+        return any(text in line for found in host.flow_runs("logged") for line in host.run_logs(found["id"]))
+
     with engine.hold("database:2", op_id="load"):
         child = run("shared", "logged")
-        host.wait_for("a waiter", lambda: bool(engine.status()["waiters"]), seconds=60)
+        waits = "Waiting for slots: database: 2 of 2 held by process/process load"
+        host.wait_for("the wait in the log", lambda: logged(waits), seconds=60)
     succeed(host, child)
-    (flow_run,) = host.flow_runs("logged")
-
-    def messages() -> str:
-        return "\n".join(host.run_logs(flow_run["id"]))
-
-    host.wait_for("the log", lambda: "Slots granted after waiting" in messages(), seconds=20)
-    assert "Waiting for slots: database: 2 of 2 held by process/process load" in messages()
+    host.wait_for("its end in the log", lambda: logged("Slots granted after waiting"), seconds=20)
 
 
 def test_runs_are_limited_in_all_and_by_tag(
@@ -144,7 +143,13 @@ def test_without_a_store_flows_run_and_the_log_says_that_nothing_is_limited(host
 
 def test_with_a_store_that_cannot_be_used_nothing_runs_unlimited(host: PrefectHost, run: Run, intervals: Path) -> None:
     url = "postgresql://nobody:secret@127.0.0.1:1/x"
-    child = run("nightly", "wrong", {"PREFECT_INTEGRATIONS_PENSTOCK_STORE_URL": url})
+    away = {"PREFECT_INTEGRATIONS_PENSTOCK_STORE_URL": url}
+    child = run("nightly", "patient", away)
+    host.wait_for("the outage in the log", lambda: "the store is away" in host.flow_log("patient"), seconds=60)
+    child.terminate()
+    host.wait_for_flows(child)
+    assert read_intervals(intervals) == {}
+    child = run("nightly", "wrong", away | {"PENSTOCK_ON_STORE_ERROR": "fail"})
     assert host.wait_for_flows(child) != [0]
     assert read_intervals(intervals) == {}
     assert "secret" not in host.flow_log("wrong")

@@ -257,6 +257,7 @@ def test_twice_limited_and_unlimitable_things_are_refused() -> None:
 def test_a_store_that_is_not_there_is_an_error_not_a_licence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("PREFECT_INTEGRATIONS_PENSTOCK_STORE_URL", f"sqlite:///{tmp_path / 'file' / 'penstock.db'}")
+    monkeypatch.setenv("PENSTOCK_ON_STORE_ERROR", "fail")
     ran = []
     with pytest.raises(StoreUnavailable):
         limited("a")(lambda: ran.append(1))()

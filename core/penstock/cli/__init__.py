@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import io
 import logging
+import math
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -11,9 +13,11 @@ from typing import Any, NoReturn
 import click
 
 from penstock import errors
+from penstock.cli.text import shown
 
 EXIT_NO = 1
 EXIT_USAGE = 2
+EXIT_CHANGES = 3
 EXIT_STORE = 69
 EXIT_REFUSED = 75
 EXIT_LOST = 76
@@ -21,7 +25,9 @@ EXIT_LOST = 76
 EXIT_CODES: list[tuple[type[errors.PenstockError], int]] = [
     (errors.ConfigError, EXIT_NO),
     (errors.ConfigChanged, EXIT_NO),
+    (errors.Ambiguous, EXIT_USAGE),
     (errors.ClaimError, EXIT_USAGE),
+    (errors.LimitNotSettable, EXIT_USAGE),
     (errors.StoreUnavailable, EXIT_STORE),
     (errors.SchemaMismatch, EXIT_STORE),
     (errors.LeaseLost, EXIT_LOST),
@@ -30,14 +36,35 @@ EXIT_CODES: list[tuple[type[errors.PenstockError], int]] = [
     (errors.ImpossibleClaim, EXIT_REFUSED),
 ]
 
-COMMANDS = ["apply", "check", "db", "demo", "limits", "pools", "run", "status"]
+# Name -> what `--help` says, so that it need not load them (tests hold each to the command's own words).
+COMMANDS = {
+    "apply": "Make FILE the configuration: everything that a file can say, except pool limits that it does not name.",
+    "check": "Read FILE and name everything that is wrong with it.",
+    "completion": "Print the completion script of a shell, for its start-up file.",
+    "db": "The tables of the store.",
+    "demo": "Run a real Airflow DAG and a real Prefect flow under the limits of one dagster.yaml block.",
+    "doctor": "Name each part, whether it is really active, and what to do where it is not sound.",
+    "explain": "Say why ID waits, for whom and behind whom, or what it holds.",
+    "free": "End the leases of ID and withdraw its waiters, after asking.",
+    "janitor": "Reap what died, ask after runs, grant what is free, prune; until SIGTERM or SIGINT.",
+    "limits": "Every limit: pools, the run total, tag rules, and those in use by value.",
+    "plan": "Show what `apply` would change and whom it would touch.",
+    "pools": "The pools and their limits.",
+    "run": "Run COMMAND while holding slots; its exit code is ours.",
+    "status": "Limits, leases, waiters and sessions, as they are now.",
+}
 
 
 class LazyGroup(click.Group):
-    """Finds `penstock NAME` as the attribute `NAME` of `penstock.cli.NAME_command`, then in the plugins."""
+    """Finds `penstock NAME` as the attribute `command` of `penstock.cli.NAME_command`, then in the plugins."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted({*COMMANDS, *self._of_plugins().commands})
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        plugins = {name: command.get_short_help_str() for name, command in self._of_plugins().commands.items()}
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted((plugins | COMMANDS).items()))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in COMMANDS:
@@ -66,8 +93,11 @@ def penstock(context: click.Context, store_url: str | None) -> None:
 def main() -> NoReturn:
     """Run the command line; an error of Penstock is one clear text on stderr and its exit code."""
     logging.basicConfig(level=logging.WARNING, format="penstock: %(message)s", stream=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal's encoding lacks is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
     try:
-        code = penstock.main(standalone_mode=False)
+        code = penstock.main(prog_name="penstock", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         code = error.exit_code
@@ -75,9 +105,19 @@ def main() -> NoReturn:
         click.echo("penstock: stopped", err=True)
         code = EXIT_NO
     except errors.PenstockError as error:
-        click.echo(f"penstock: {error}", err=True)
+        click.echo(f"penstock: {shown(str(error), keep_lines=True)}", err=True)
         code = next((code for kind, code in EXIT_CODES if isinstance(error, kind)), EXIT_NO)
     sys.exit(code or 0)
+
+
+class Seconds(click.FloatRange):
+    """A time in seconds. `nan` is a float within every range, and no time."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        seconds = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is no number of seconds", param, ctx)
+        return seconds
 
 
 json_option: Callable[[Any], Any] = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")

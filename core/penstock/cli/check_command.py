@@ -7,7 +7,6 @@ import json
 import click
 
 from penstock.cli import EXIT_NO, json_option
-from penstock.config import not_enforced_yet
 from penstock.config_file import read_file
 from penstock.errors import ConfigError, Fault
 
@@ -20,15 +19,9 @@ def command(file: str, as_json: bool) -> int:
     try:
         read = read_file(file)
         faults: tuple[Fault, ...] = ()
-        warnings = [
-            *read.warnings,
-            *(
-                Fault("not enforced by this version yet: `apply` will refuse it", path=name)
-                for name in not_enforced_yet(read.concurrency)
-            ),
-        ]
+        warnings = read.warnings
     except ConfigError as error:
-        faults, warnings = error.faults, []
+        faults, warnings = error.faults, ()
     if as_json:
         click.echo(json.dumps({"ok": not faults, "faults": _plain(faults), "warnings": _plain(warnings)}))
     else:

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import click
 
+from penstock.cli import EXIT_NO
+from penstock.cli.asking import declined
+from penstock.cli.completing import installations
+from penstock.cli.text import listed, shown
+from penstock.report import rfc3339
 from penstock.settings import store_url as url_of
 from penstock.store.sql import SqlStore
 from penstock.store.tables import REVISION
@@ -31,3 +38,31 @@ def current(store_url: str | None) -> None:
     store = SqlStore(url_of(store_url))
     click.echo(f"{store.url}: schema {store.schema_revision() or 'none'}, this version works with {REVISION}")
     store.close()
+
+
+@command.command("forget")
+@click.argument("installation", metavar="HOST/NAME", shell_complete=installations)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def forget(store_url: str | None, installation: str, yes: bool) -> int:
+    """Forget the fingerprint of an installation that has moved or is no more: another may take its name.
+
+    What it holds and waits for stays.
+    """
+    host, _, name = installation.partition("/")
+    with contextlib.closing(SqlStore(url_of(store_url))) as store:
+        store.check_schema()
+        known = {(row.host, row.name): row for row in store.deployments()}
+        if (row := known.get((host, name))) is None:
+            others = listed([f"{host}/{name}" for host, name in known]) or "none"
+            click.echo(f"penstock: no installation '{shown(installation)}' is known; known: {others}", err=True)
+            return EXIT_NO
+        click.echo(f"{shown(installation)} is {shown(row.fingerprint)}, first seen {rfc3339(row.registered_at)}")
+        live = sum((one.claim.host, one.claim.deployment) == (host, name) for one in store.snapshot().claims)
+        if live:
+            click.echo(f"{live} of its claims hold or wait now: another one by this name would be taken for it")
+        if (code := declined("Forget it?", yes=yes)) is not None:
+            return code
+        store.forget(host, name)
+    click.echo("forgotten: the next one to claim under this name is noted")
+    return 0

@@ -8,14 +8,20 @@ from typing import Any
 import click
 
 import penstock
-from penstock import changes
-from penstock.claim import check_pool_name
+from penstock import changes, edits
+from penstock.claim import CAPACITY_MAX
 from penstock.cli import EXIT_NO, json_option
-from penstock.cli.tables import console, limit_table
-from penstock.config import Granularity, PoolLimit
+from penstock.cli.completing import pool_names
+from penstock.cli.limits_command import delete_limit
+from penstock.cli.tables import console, limit_table, table
+from penstock.cli.text import shown
+from penstock.config import Concurrency, Granularity, PoolLimit
 from penstock.engine import Engine
-from penstock.report import all_limits
+from penstock.report import all_limits, op_pools
 from penstock.rules import LimitKind, pool_key
+
+DAY = 86_400_000_000
+"""In µs."""
 
 
 @click.group("pools")
@@ -44,7 +50,7 @@ def list_pools(store_url: str | None, as_json: bool) -> None:
 
 
 @command.command("get")
-@click.argument("name")
+@click.argument("name", shell_complete=pool_names)
 @json_option
 @click.pass_obj
 def get(store_url: str | None, name: str, as_json: bool) -> int:
@@ -62,35 +68,54 @@ def get(store_url: str | None, name: str, as_json: bool) -> int:
 
 
 @command.command("set")
-@click.argument("name")
-@click.argument("limit", type=click.IntRange(0, 10_000))
+@click.argument("name", shell_complete=pool_names)
+@click.argument("limit", type=click.IntRange(0, CAPACITY_MAX))
 @click.option("--granularity", type=click.Choice([each.value for each in Granularity]))
 @click.option("--description", metavar="T")
 @click.pass_obj
 def set_limit(store_url: str | None, name: str, limit: int, granularity: str | None, description: str | None) -> None:
     """Set the limit of a pool; holders keep what they hold."""
-    check_pool_name(name)
+    target = edits.target_of(pool_key(name))
+    update: dict[str, Any] = {"limit": limit}
+    if granularity is not None:
+        update["granularity"] = Granularity(granularity)
+    if description is not None:
+        update["description"] = description
+
+    def change(concurrency: Concurrency) -> Concurrency:
+        own = concurrency.pools.limits.get(name, PoolLimit(limit=limit))
+        return concurrency.with_pool(name, own.model_copy(update=update))
+
     with penstock.connect(store_url) as engine:
-        own = engine.configuration(fresh=True)[1].pools.limits.get(name, PoolLimit(limit=limit))
-        update: dict[str, Any] = {"limit": limit}
-        if granularity is not None:
-            update["granularity"] = Granularity(granularity)
-        if description is not None:
-            update["description"] = description
-        changes.set_pool(engine, name, own.model_copy(update=update))
-    click.echo(f"{pool_key(name)}: {limit}")
+        changes.edit(engine, change)
+    click.echo(f"{shown(target.key)}: {limit}")
 
 
 @command.command("delete")
-@click.argument("name")
+@click.argument("name", shell_complete=pool_names)
 @click.pass_obj
 def delete(store_url: str | None, name: str) -> int:
     """Delete the explicit limit of a pool: it falls to the default."""
+    return delete_limit(store_url, edits.target_of(pool_key(name)))
+
+
+@command.command("ops")
+@click.option("--days", type=click.FloatRange(0, 3650), default=1.0, show_default=True, help="How far to look back.")
+@json_option
+@click.pass_obj
+def ops(store_url: str | None, days: float, as_json: bool) -> None:
+    """List which op takes which pools, of those that were granted lately, or hold or wait now.
+
+    An op that is not listed has no pool: nothing limits it but its run.
+    """
     with penstock.connect(store_url) as engine:
-        if name not in engine.configuration(fresh=True)[1].pools.limits:
-            click.echo(f"penstock: pool {name!r} has no limit of its own", err=True)
-            return EXIT_NO
-        changes.set_pool(engine, name, None)
-        default = engine.configuration()[1].pools.default_limit
-    click.echo(f"{pool_key(name)}: deleted; it now has {'no limit' if default is None else f'the default, {default}'}")
-    return 0
+        snapshot = engine.snapshot()
+        found = op_pools(snapshot, engine.store.history(since=snapshot.now - int(days * DAY)))
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    rows = [
+        (f"{row['host']}/{row['deployment']}", row["op"], ", ".join(f"{name}:{n}" for name, n in row["pools"].items()))
+        for row in found
+    ]
+    console().print(table("", ("installation", "op", "pools"), rows))

@@ -10,18 +10,20 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
 import click
 
 import penstock
-from penstock.claim import parse_pools
-from penstock.cli import EXIT_LOST
-from penstock.engine import Engine, OnBlocked
-from penstock.errors import ClaimError, Skipped
+from penstock.claim import Claim, parse_pools
+from penstock.cli import EXIT_LOST, Seconds
+from penstock.engine import Engine
+from penstock.errors import ClaimError, Skipped, StoreUnavailable
 from penstock.lease import Lease
-from penstock.request import Cancelled
+from penstock.settings import OnBlocked
+from penstock.waiting import Cancelled
 
 KILL_GRACE_SECONDS = 5.0
 EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND = 126, 127
@@ -35,7 +37,7 @@ EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND = 126, 127
 @click.option("--op-id", metavar="ID", help="The name of this op within its run.")
 @click.option("--priority", type=int, default=0, show_default=True, help="Higher goes first.")
 @click.option("--on-blocked", type=click.Choice(["wait", "skip", "fail"]), default="wait", show_default=True)
-@click.option("--wait-timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Give up waiting after this.")
+@click.option("--wait-timeout", type=Seconds(min=0), metavar="SECONDS", help="Give up waiting after this.")
 @click.option("--on-lost", type=click.Choice(["kill", "warn"]), default="kill", show_default=True)
 @click.argument("command", nargs=-1, required=True)
 @click.pass_obj
@@ -56,29 +58,60 @@ def command(
     if run_tags and run_id is None:
         raise click.UsageError("--run-tag needs --run-id")
     logging.getLogger("penstock").setLevel(logging.INFO)
-    wanted = parse_pools(pools)
-    with penstock.connect(store_url) as engine, _Child(engine, on_lost) as child:
+    wanted, op_tags, tags_of_run = parse_pools(pools), _tags(tags), _tags(run_tags)
+    waited = 0.0
+
+    def acquire(claim: Claim) -> Lease:
+        nonlocal waited
+        left = None if wait_timeout is None else max(0.0, wait_timeout - waited)
+        began = time.monotonic()
+        lease = engine.acquire(claim, on_blocked=on_blocked, wait_timeout_seconds=left, cancelled=child.stopped)
+        waited += time.monotonic() - began
+        return lease
+
+    with _connected(store_url) as engine, _Child(on_lost) as child, contextlib.ExitStack() as held:
         try:
-            with contextlib.ExitStack() as held:
-                if run_id is not None:
-                    claim = engine.run_claim(run_id, tags=_tags(run_tags), priority=priority)
-                    lease = engine.acquire(
-                        claim, on_blocked=on_blocked, wait_timeout_seconds=wait_timeout, cancelled=child.told_to_stop
-                    )
-                    child.guard(held.enter_context(lease))
-                op = engine.claim(
-                    wanted, tags=_tags(tags), priority=priority, run_id=run_id, op_id=op_id, in_run=run_id is not None
-                )
-                lease = engine.acquire(
-                    op, on_blocked=on_blocked, wait_timeout_seconds=wait_timeout, cancelled=child.told_to_stop
-                )
-                child.guard(held.enter_context(lease))
-                return child.run(command, lease)
+            if run_id is not None:
+                lease = acquire(engine.run_claim(run_id, tags=tags_of_run, priority=priority))
+                held.callback(_release, lease)
+                child.guard(lease)
+            op = engine.claim(
+                wanted, tags=op_tags, priority=priority, run_id=run_id, op_id=op_id, in_run=run_id is not None
+            )
+            lease = acquire(op)
+            held.callback(_release, lease)
+            child.guard(lease)
+            return child.run(command, lease)
         except Skipped as skipped:
             click.echo(f"penstock: skipped, {skipped}", err=True)
             return 0
         except Cancelled:
-            return 128 + child.signal_number
+            return child.exit_code_when_stopped()
+
+
+@contextlib.contextmanager
+def _connected(store_url: str | None) -> Iterator[Engine]:
+    """An engine whose end does not hide how the command ended."""
+    engine = penstock.connect(store_url)
+    try:
+        yield engine
+    finally:
+        try:
+            engine.close()
+        except StoreUnavailable as error:
+            _say_left_behind(error)
+
+
+def _release(lease: Lease) -> None:
+    try:
+        lease.release()
+    except StoreUnavailable as error:
+        _say_left_behind(error)
+
+
+def _say_left_behind(error: StoreUnavailable) -> None:
+    """The command has run and its exit code counts; what could not be given back comes back by expiry."""
+    click.echo(f"penstock: the slots could not be given back now, they are freed by expiry: {error}", err=True)
 
 
 def _tags(texts: Sequence[str]) -> dict[str, str]:
@@ -87,6 +120,8 @@ def _tags(texts: Sequence[str]) -> dict[str, str]:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise ClaimError(f"tag {text!r}: write it as KEY=VALUE")
+        if key in tags:
+            raise ClaimError(f"tag {key!r} is given twice; give it once")
         tags[key] = value
     return tags
 
@@ -109,45 +144,70 @@ def _end_with_parent() -> None:
 
 
 class _Child:
-    """The command: gets our signals, and is ended when a lease under it is lost."""
+    """The command: gets our signals, is ended when a lease under it is lost. `stopped` ends a wait for slots, too."""
 
-    def __init__(self, engine: Engine, on_lost: str) -> None:
-        self._engine, self._on_lost = engine, on_lost
+    def __init__(self, on_lost: str) -> None:
+        self._kills = on_lost == "kill"
+        self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._lost = threading.Event()
-        self.told_to_stop = threading.Event()
-        self.signal_number = 0
+        self._lost = False
+        self._signal_number: int | None = None
+        self.stopped = threading.Event()
 
     def __enter__(self) -> _Child:
-        self._before = {number: signal.signal(number, self._forward) for number in (signal.SIGTERM, signal.SIGINT)}
+        # A handler runs in the middle of whatever the main thread does, even inside the lock of the event that it waits
+        # for; so it only writes to a pipe, and a thread of its own does the rest.
+        self._reader, self._writer = os.pipe()
+        threading.Thread(target=self._forward, args=(self._reader,), name="penstock-signals", daemon=True).start()
+        self._before = {
+            number: signal.signal(number, self._note)
+            for number in (signal.SIGTERM, signal.SIGINT)
+            if signal.getsignal(number) is not signal.SIG_IGN  # as in a background job; the command ignores it, too
+        }
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        os.close(self._writer)  # ends the thread, which closes the other end
 
-    def _forward(self, number: int, _frame: FrameType | None) -> None:
-        self.signal_number = number
-        self.told_to_stop.set()
-        if self._process is not None:
-            self._process.send_signal(number)
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        os.write(self._writer, bytes([number]))
+
+    def _forward(self, reader: int) -> None:
+        while received := os.read(reader, 1):
+            with self._lock:
+                self._signal_number = received[0]
+                self.stopped.set()
+                if self._process is not None:
+                    self._process.send_signal(self._signal_number)
+        os.close(reader)
 
     def guard(self, lease: Lease) -> None:
         """End the command (or warn) when this lease is lost."""
         lease.on_lost.append(self._when_lost)
+        if lease.lost:  # before there was anybody to call
+            self._when_lost(lease)
 
     def _when_lost(self, lease: Lease) -> None:
-        if self._on_lost == "warn":
-            click.echo(f"penstock: {lease.claim.label}: the lease is lost; the command goes on", err=True)
-            return
-        click.echo(f"penstock: {lease.claim.label}: the lease is lost; the command is killed", err=True)
-        self._lost.set()
-        process = self._process
-        if process is not None:
+        with self._lock:
+            if self._lost:
+                return
+            self._lost = True
+            if self._kills:
+                self.stopped.set()
+            process = self._process
+        what = "is killed" if self._kills else "goes on"
+        click.echo(f"penstock: {lease.claim.label}: the lease is lost; the command {what}", err=True)
+        if process is not None and self._kills:
             process.terminate()
             killer = threading.Timer(KILL_GRACE_SECONDS, process.kill)
             killer.daemon = True
             killer.start()
+
+    def exit_code_when_stopped(self) -> int:
+        """The exit code when the command was not begun, or was ended by us."""
+        return EXIT_LOST if self._signal_number is None else 128 + self._signal_number
 
     def run(self, command: Sequence[str], lease: Lease) -> int:
         """Run the command to its end and return the exit code to pass on."""
@@ -156,25 +216,22 @@ class _Child:
             "PENSTOCK_LEASE_ID": lease.claim_id,
             "PENSTOCK_FENCES": json.dumps(lease.fences),
         }
-        if self.told_to_stop.is_set():
-            return 128 + self.signal_number
-        try:
-            self._process = process = subprocess.Popen(
-                list(command),
-                env=environment,
-                preexec_fn=_end_with_parent,  # noqa: PLW1509  # it takes no lock and imports nothing
-            )
-        except FileNotFoundError:
-            click.echo(f"penstock: {command[0]}: not found", err=True)
-            return EXIT_NOT_FOUND
-        except OSError as error:
-            click.echo(f"penstock: {command[0]}: cannot be executed: {error.strerror}", err=True)
-            return EXIT_NOT_EXECUTABLE
-        if self.told_to_stop.is_set():  # it came before there was anybody to forward it to
-            process.send_signal(self.signal_number)
-        if lease.lost:
-            self._when_lost(lease)
+        with self._lock:  # what stops us comes before the command begins, or finds it
+            if self.stopped.is_set():
+                return self.exit_code_when_stopped()
+            try:
+                self._process = process = subprocess.Popen(
+                    list(command),
+                    env=environment,
+                    preexec_fn=_end_with_parent,  # noqa: PLW1509  # it takes no lock and imports nothing
+                )
+            except FileNotFoundError:
+                click.echo(f"penstock: {command[0]}: not found", err=True)
+                return EXIT_NOT_FOUND
+            except OSError as error:
+                click.echo(f"penstock: {command[0]}: cannot be executed: {error.strerror}", err=True)
+                return EXIT_NOT_EXECUTABLE
         code = process.wait()
-        if self._lost.is_set():
+        if self._lost and self._kills:
             return EXIT_LOST
         return code if code >= 0 else 128 - code

@@ -24,7 +24,12 @@ def command(store_url: str | None, as_json: bool) -> None:
     out = console()
     out.print(limit_table(status["limits"]))
     leases = [
-        (row["label"], ", ".join(slot["limit"] for slot in row["slots"]), row["granted_at"], row["expires_at"])
+        (
+            row["label"],
+            ", ".join(slot["limit"] for slot in row["slots"]) + (" (observed: no room)" if row["observed"] else ""),
+            row["granted_at"],
+            row["expires_at"],
+        )
         for row in status["leases"]
     ]
     out.print(table("\nleases", ("holder", "slots", "since", "expires"), leases))

@@ -7,11 +7,16 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from penstock.cli.text import shown
+
+UNCUT = 10_000
 
 
 def console() -> Console:
     """Standard output; a pipe gets lines as long as they are."""
-    return Console(width=None if sys.stdout.isatty() else 240, highlight=False)
+    return Console(width=None if sys.stdout.isatty() else UNCUT, highlight=False)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
@@ -20,7 +25,8 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     for name in columns:
         result.add_column(name, overflow="fold")
     for row in rows:
-        result.add_row(*("-" if value is None else str(value) for value in row))
+        # Text, not str: a pool named `a[/b]` is no markup.
+        result.add_row(*(Text("-" if value is None else shown(str(value))) for value in row))
     return result
 
 

@@ -34,7 +34,7 @@ def tell(history: Sequence[HistoryRow], capacities: dict[str, int | None]) -> di
     for row in history:
         for key, slots in row.slots.items():
             story = stories.setdefault(key, LimitStory(None))
-            held[key] += SIGNS.get(row.event, 0) * slots
+            held[key] += SIGNS.get(row.event, 0) * (slots or 0)
             story.most_held = max(story.most_held, held[key])
             if row.event is Event.GRANTED:
                 story.grants[row.host or ""] += 1

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
 from penstock.claim import Claim
-from penstock.decision import HeldSlot
+from penstock.decision import HeldSlot, Reason
 from penstock.rules import Demand, Source
 
 
 class ClaimState(StrEnum):
-    """WAITING and PARKED hold nothing; GRANTED holds its slots until it is acknowledged, HELD until it is released."""
+    """WAITING and PARKED hold nothing; GRANTED holds its slots until it is acknowledged, HELD until it is released.
+
+    SKIPPED holds nothing either: a run that did not start because there was no room, remembered for its later ops.
+    """
 
     WAITING = "waiting"
     GRANTED = "granted"
     HELD = "held"
     PARKED = "parked"
+    SKIPPED = "skipped"
     ENDED = "ended"
 
 
@@ -28,9 +33,11 @@ class Result(StrEnum):
     HELD = "held"
     WAITING = "waiting"
     NO_ROOM = "no_room"  # asked not to wait: nothing is left behind
+    SKIPPED = "skipped"  # this run was skipped before, and stays so
     BUSY = "busy"  # the same holder has this claim in another live session; it was not queued
     STALE = "stale"  # resolved under an older configuration: read it again, then repeat
-    ENDED = "ended"  # released, withdrawn or expired before: this claim id is never granted again
+    ENDED = "ended"  # released or withdrawn before: this claim id is never granted again
+    EXPIRED = "expired"  # ended with the session that it was under, or unknown: claim again, under a new id
     SESSION_LOST = "session_lost"  # the session expired; open a new one
 
 
@@ -41,6 +48,18 @@ class Outcome:
     result: Result
     claim_id: str
     slots: tuple[HeldSlot, ...] = ()
+    observed: tuple[str, ...] = ()
+    """Limits that had no room for it; only a host that observes is admitted all the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunLease:
+    """The live claim of a run: what the run holds (limit key → slots, late pools too), and its own limits on ops."""
+
+    claim_id: str
+    state: ClaimState
+    held: Mapping[str, int]
+    within: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +89,17 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class StoredConfiguration:
-    """The configuration document and its version, 0 and {} in a new store."""
+    """The configuration document and its version, 0 and {} in a new store; who put it in force, from where, when (µs).
+
+    `settled`: every limit is in line with it.
+    """
 
     version: int
     document: Mapping[str, Any]
+    changed_by: str | None = None
+    changed_from: str | None = None
+    changed_at: int | None = None
+    settled: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +127,15 @@ class ClaimRow:
     slots: tuple[HeldSlot, ...]
     session_ids: tuple[str, ...]
     probed: bool = False
+    observed: bool = False
+    eligible_at: int = 0
+    """Not granted before."""
+    version: int = 0
+    """The configuration under which its `wants` were resolved."""
+
+    def held_seconds(self, now: int) -> float | None:
+        """How long it has held by `now` (µs); None for a waiter."""
+        return None if self.granted_at is None else (now - self.granted_at) / 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +156,46 @@ class Snapshot:
     sessions: tuple[SessionRow, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """A claim that a sweep ended; `held_seconds` None for a waiter."""
+
+    claim: Claim
+    held_seconds: float | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What a sweep did. `settled`: every limit is in line with the configuration in force; else settle them all.
+
+    `sessions`: how many processes there are that can do it.
+    """
+
+    settled: bool
+    expired: tuple[Expired, ...] = ()
+    sessions: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One installation of a host; `fingerprint` is what tells it from another one of the same name."""
+
+    host: str
+    name: str
+    fingerprint: str
+    registered_at: int | None = None
+
+
+class Mode(StrEnum):
+    """How an acquire meets a lack of room."""
+
+    WAIT = "wait"  # take a place in the queue
+    TRY = "try"  # leave nothing
+    SKIP = "skip"  # as TRY, and a run remembers that it was skipped
+    OBSERVE = "observe"  # be admitted all the same, above the capacity
+
+
 class Event(StrEnum):
     """What history records."""
 
@@ -129,12 +204,18 @@ class Event(StrEnum):
     EXPIRED = "expired"
     WITHDRAWN = "withdrawn"
     PARKED = "parked"
+    ADOPTED = "adopted"
+    SKIPPED = "skipped"
+    OBSERVED = "observed"
     CHANGED = "changed"
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryRow:
-    """One event. `slots` maps limit keys to slots; `wait_seconds` on a grant, `hold_seconds` at its end."""
+    """One event. `slots` maps limit keys to slots, on CHANGED to the new capacities (None: unlimited).
+
+    `wait_seconds` on a grant, `hold_seconds` at its end.
+    """
 
     at: int
     event: Event
@@ -142,10 +223,23 @@ class HistoryRow:
     host: str | None
     deployment: str | None
     label: str | None
-    slots: Mapping[str, int]
+    slots: Mapping[str, int | None]
     wait_seconds: float | None
     hold_seconds: float | None
     detail: str | None
+
+
+class Listener(Protocol):
+    """Hears of grants in other processes. A lost one costs no more than a poll: the caller always polls, too."""
+
+    def wait(self, timeout_seconds: float) -> set[str] | None:
+        """Claim ids granted meanwhile, empty for "look yourself"; None: nothing was heard. Raises StoreUnavailable."""
+
+    def interrupt(self) -> None:
+        """End a wait that another thread is in."""
+
+    def close(self) -> None:
+        """Give the connection back."""
 
 
 class Store(Protocol):
@@ -153,15 +247,28 @@ class Store(Protocol):
 
     url: str
     """Where it is, without its password."""
+    on_granted: list[Callable[[Collection[str]], None]]
+    """Called with the claims that this process has granted to waiters, after the commit."""
+
+    def check_schema(self) -> None:
+        """Make sure of the tables, once, before anything else. Raises StoreUnavailable or SchemaMismatch."""
 
     def configuration(self) -> StoredConfiguration:
         """The configuration in force."""
 
-    def configuration_is_settled(self) -> bool:
-        """Whether every limit has been brought in line with the configuration in force."""
+    def configure(
+        self,
+        document: Mapping[str, Any],
+        *,
+        expected_version: int,
+        by: str,
+        origin: str,
+        changed: Mapping[str, int | None] | None = None,
+    ) -> int:
+        """Write the next version and return its number. Raises ConfigChanged if `expected_version` is not in force.
 
-    def configure(self, document: Mapping[str, Any], *, expected_version: int, by: str, origin: str) -> int:
-        """Write the next version and return its number. Raises ConfigChanged if `expected_version` is not in force."""
+        `changed` are the limits that it changes (key → capacity), for the history.
+        """
 
     def limit_rows(self) -> tuple[LimitRow, ...]:
         """Every limit that the store knows, by key."""
@@ -191,10 +298,10 @@ class Store(Protocol):
         *,
         version: int,
         owner: Owner,
-        wait: bool,
+        mode: Mode = Mode.WAIT,
         eligible_after_seconds: float = 0.0,
     ) -> Outcome:
-        """All slots at once (HELD), or a place in the queue (WAITING), or with `wait=False` NO_ROOM.
+        """All slots at once (HELD), or what `mode` says: a place in the queue (WAITING), or NO_ROOM, or HELD above it.
 
         Idempotent by claim id, and by holder: a live claim of the same holder is joined (a run), adopted (a ticket), or
         reported BUSY. `eligible_after_seconds`: not granted before, though the place in the queue counts from now.
@@ -214,14 +321,44 @@ class Store(Protocol):
     def end(self, claim_id: str, *, reason: str) -> bool:
         """End a claim whoever holds it. False if it had ended before."""
 
-    def live_claim(self, holder: str) -> str | None:
-        """The id of the live claim of that holder (`Claim.holder`), if there is one."""
+    def run_lease(self, holder: str) -> RunLease | None:
+        """The live claim of that holder (`Claim.holder`), if there is one, held or not."""
+
+    def to_touch(self, claim_ids: Sequence[str]) -> set[str]:
+        """Of these waiters, those that should be touched: granted, parked, ended, or resolved under an old version."""
+
+    def register(self, deployment: Deployment) -> None:
+        """Note an installation. Raises DeploymentConflict when another one goes by its name."""
+
+    def deployments(self) -> tuple[Deployment, ...]:
+        """The installations that were noted, by host and name."""
+
+    def forget(self, host: str, name: str) -> bool:
+        """Forget an installation, so that another may take its name. False if none was noted by it."""
 
     def grant_pass(self) -> int:
         """Try the grant lock; on success grant to waiters in order until nothing is left. How many were granted."""
 
-    def sweep(self) -> None:
+    def as_upkeep(self) -> AbstractContextManager[None]:
+        """What this thread does within does not wait for the connections of those who claim."""
+
+    def sweep(self) -> Swept:
         """Reap what has expired, park what was not acknowledged, drop old tombstones, then grant."""
+
+    def prune(self, *, history_before: int, idle_before: int) -> dict[str, int]:
+        """Drop history older than `history_before` (µs) and limits idle since `idle_before`. How many of each."""
+
+    def listen(self, session_id: str | None) -> Listener | None:
+        """Grants to that session's waiters and to tickets, as others make them; None where there is only polling."""
+
+    def reasons(self, claim_id: str) -> tuple[Reason, ...]:
+        """What bars a waiter now, limit by limit; empty when it does not wait."""
+
+    def reasons_against(self, wants: Mapping[str, int]) -> tuple[Reason, ...]:
+        """What bars a claim of these slots that did not stay to wait."""
+
+    def snapshot_time(self) -> int:
+        """The store's clock, in µs since 1970."""
 
     def snapshot(self) -> Snapshot:
         """Everything live."""

@@ -1,44 +1,42 @@
-"""What differs between the databases: how to connect, what time it is, who may grant, where epochs come from."""
+"""What a kind of database must be able to do, and which one a URL names."""
 
 from __future__ import annotations
 
 import importlib.util
-import random
-import sqlite3
-import time
-from collections.abc import Callable
-from functools import partial
-from pathlib import Path
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from sqlalchemy import BigInteger, ColumnElement, Connection, Engine, cast, create_engine, event, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import ColumnElement, Connection, Engine
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from penstock.decision import HeldSlot
 from penstock.errors import StoreUnavailable
-from penstock.store import tables
-
-GRANT_LOCK = 0x70656E73  # "pens": one grant lock for each database schema
-_BACKOFF_SECONDS = (0.0002, 0.004)
+from penstock.store.asking import CONNECTIONS, Answer, Ask
+from penstock.store.contract import Listener
+from penstock.store.writing import Syntax
 
 
 class Dialect(Protocol):
-    """One kind of database."""
+    """One kind of database. What takes a cursor is the hot path: on the driver's own, committed when it returns."""
 
     upgrades_itself: bool
+    reading: Mapping[str, Any]
+    """Execution options of a connection that only reads."""
 
-    def engine(self, url: URL, *, lock_seconds: float) -> Engine:
-        """A pool of connections whose waits for locks are bounded."""
+    @property
+    def syntax(self) -> Syntax:
+        """How statements are written."""
+
+    def engine(self, url: URL, *, lock_seconds: float, create: bool, connections: int = CONNECTIONS) -> Engine:
+        """A pool of connections whose waits for locks are bounded. `create`: what can be made may be made."""
 
     def now(self) -> ColumnElement[int]:
         """The database's clock in µs since 1970, as an expression that moves on within a transaction."""
 
-    def insert(self, table: Any) -> Any:
-        """An INSERT that knows ON CONFLICT."""
-
-    def next_epoch(self, connection: Connection) -> ColumnElement[int]:
-        """The next epoch, larger than every earlier one; to be used after the row locks are held."""
+    def insert_if_absent(self, connection: Connection, table: Any, values: Any) -> bool:
+        """Insert one row unless a unique key stands against it. Whether it was inserted."""
 
     def try_grant_lock(self, connection: Connection) -> bool:
         """Take the grant lock for the rest of the transaction, or do not."""
@@ -46,94 +44,50 @@ class Dialect(Protocol):
     def grant_lock(self, connection: Connection) -> None:
         """Take the grant lock for the rest of the transaction, waiting for it."""
 
+    def is_missing(self, url: URL) -> bool:
+        """Whether the store is a file that is not there."""
 
-class SqliteDialect:
-    """SQLite in WAL mode. A write transaction has the database to itself, so it is the grant lock, too."""
+    def forks_well(self, url: URL) -> bool:
+        """Whether a process may fork while it has connections, as long as the child leaves them alone."""
 
-    upgrades_itself = True
+    def upgrading(self, connection: Connection) -> AbstractContextManager[None]:
+        """Keep others from upgrading at the same time; there may be no tables yet."""
 
-    def engine(self, url: URL, *, lock_seconds: float) -> Engine:
-        """Every transaction begins IMMEDIATE, with a random backoff of our own: SQLite's own ladder starves some."""
-        if url.database and url.database != ":memory:":
-            try:
-                Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise StoreUnavailable(f"{url}: its folder cannot be made: {error}") from error
-        engine = create_engine(
-            url, connect_args={"check_same_thread": False, "timeout": 0}, pool_size=4, max_overflow=16
-        )
+    def lend(self, raw: Any) -> None:
+        """Ready the driver's connection for the hot path."""
 
-        @event.listens_for(engine, "connect")
-        def _connect(raw: sqlite3.Connection, _record: object) -> None:
-            raw.isolation_level = None
-            raw.create_function("penstock_now", 0, lambda: time.time_ns() // 1000)
-            deadline = time.monotonic() + lock_seconds
-            for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-                _until_free(partial(raw.execute, f"PRAGMA {pragma}"), deadline)
+    def take_back(self, raw: Any) -> None:
+        """Leave nothing of the hot path on the driver's connection."""
 
-        @event.listens_for(engine, "begin")
-        def _begin(connection: Connection) -> None:
-            read_only = connection.get_execution_options().get("penstock_read_only", False)
-            statement = "BEGIN" if read_only else "BEGIN IMMEDIATE"
-            _until_free(lambda: connection.exec_driver_sql(statement), time.monotonic() + lock_seconds)
+    def was_undone(self, error: BaseException) -> bool:
+        """Whether the database undid the transaction, and it is to be done again: see `database.Undone`."""
 
-        return engine
+    def acquire(self, cursor: Any, ask: Ask) -> Answer:
+        """Admit a claim, queue it, or leave nothing."""
 
-    def now(self) -> ColumnElement[int]:
-        """The system's clock: file and processes are on one machine."""
-        return func.penstock_now(type_=BigInteger)
+    def acknowledge(self, cursor: Any, claim_id: str, session_id: str, *, shift: int) -> tuple[HeldSlot, ...] | None:
+        """Acknowledge the grant of an op claim of this session and return its slots; None: do it step by step."""
 
-    def insert(self, table: Any) -> Any:
-        return sqlite.insert(table)
+    def release(self, cursor: Any, claim_id: str, session_id: str, *, shift: int) -> tuple[bool, bool]:
+        """Free a held op claim of this session, commit, and look: whether that was done, and what `look` says.
 
-    def next_epoch(self, connection: Connection) -> ColumnElement[int]:
-        connection.execute(update(tables.meta).values(last_epoch=tables.meta.c.last_epoch + 1))
-        return select(tables.meta.c.last_epoch).scalar_subquery()
+        Nothing is done when it is not one.
+        """
 
-    def try_grant_lock(self, connection: Connection) -> bool:
-        return True
+    def grant_simple(self, cursor: Any, *, shift: int) -> tuple[list[str] | None, bool]:
+        """Grant the first waiters that want one limit alone, tell them, and look: who was granted, what `look` says.
 
-    def grant_lock(self, connection: Connection) -> None:
-        pass
+        None: another has the grant lock. Where it takes several statements, nobody: the pass by steps does it all.
+        """
 
+    def look(self, cursor: Any) -> bool:
+        """Whether a limit has both waiters and room, or drains: most often not, and one statement tells."""
 
-class PostgresqlDialect:
-    """PostgreSQL: row locks with SKIP LOCKED, a transaction-level advisory lock for granting, a sequence of epochs."""
+    def notify(self, cursor: Any, claim_ids: Collection[str]) -> None:
+        """Tell other processes that these were granted, where the database can."""
 
-    upgrades_itself = False
-
-    def engine(self, url: URL, *, lock_seconds: float) -> Engine:
-        """A stopped process must not hold up the others: lock waits and idle transactions are bounded."""
-        engine = create_engine(url, pool_size=4, max_overflow=16, pool_reset_on_return="rollback")
-        milliseconds = int(lock_seconds * 1000)
-
-        @event.listens_for(engine, "connect")
-        def _connect(raw: Any, _record: object) -> None:
-            autocommit, raw.autocommit = raw.autocommit, True
-            for setting in ("lock_timeout", "idle_in_transaction_session_timeout"):
-                raw.execute(f"SET {setting} = {milliseconds}")
-            raw.autocommit = autocommit
-
-        return engine
-
-    def now(self) -> ColumnElement[int]:
-        return cast(func.extract("epoch", func.clock_timestamp()) * 1_000_000, BigInteger)
-
-    def insert(self, table: Any) -> Any:
-        return postgresql.insert(table)
-
-    def next_epoch(self, connection: Connection) -> ColumnElement[int]:
-        return tables.epoch_sequence.next_value()
-
-    def try_grant_lock(self, connection: Connection) -> bool:
-        return bool(connection.scalar(select(func.pg_try_advisory_xact_lock(*self._lock_key()))))
-
-    def grant_lock(self, connection: Connection) -> None:
-        connection.execute(select(func.pg_advisory_xact_lock(*self._lock_key())))
-
-    @staticmethod
-    def _lock_key() -> tuple[ColumnElement[int] | int, ColumnElement[int]]:
-        return GRANT_LOCK, func.hashtext(func.current_schema())
+    def listen(self, url: URL, engine: Engine, session_id: str | None) -> Listener | None:
+        """Hear what others notify to that session and of tickets, on a connection of its own."""
 
 
 def dialect_for(url: str) -> tuple[URL, Dialect]:
@@ -146,28 +100,29 @@ def dialect_for(url: str) -> tuple[URL, Dialect]:
         ) from None
     match parsed.get_backend_name():
         case "sqlite":
+            from penstock.store.sqlite import SqliteDialect  # noqa: PLC0415  # each driver's own needs load with it
+
             return parsed, SqliteDialect()
         case "postgresql":
-            if parsed.drivername == "postgresql":
-                parsed = parsed.set(drivername="postgresql+psycopg")
-            if parsed.drivername == "postgresql+psycopg" and importlib.util.find_spec("psycopg") is None:
-                raise StoreUnavailable(
-                    "the store is on PostgreSQL, but no driver is installed: pip install 'penstock[postgresql]'"
-                )
+            parsed = _with_driver(parsed, "postgresql", "psycopg", "psycopg")
+            from penstock.store.postgresql import PostgresqlDialect  # noqa: PLC0415
+
             return parsed, PostgresqlDialect()
+        case "mysql" | "mariadb" as name:
+            parsed = _with_driver(parsed, name, "pymysql", "pymysql")
+            from penstock.store.mysql import MysqlDialect  # noqa: PLC0415
+
+            return parsed, MysqlDialect()
         case other:
-            raise StoreUnavailable(f"no store on {other!r}: use sqlite:/// or postgresql://")
+            raise StoreUnavailable(f"no store on {other!r}: use sqlite:///, postgresql:// or mysql://")
 
 
-def _until_free(attempt: Callable[[], object], deadline: float) -> None:
-    while True:
-        try:
-            attempt()
-            return
-        except Exception as error:
-            if "locked" not in str(error) or time.monotonic() > deadline:
-                raise
-        time.sleep(random.uniform(*_BACKOFF_SECONDS))  # noqa: S311  # jitter, not a secret
+def _with_driver(url: URL, name: str, driver: str, module: str) -> URL:
+    """The URL with the one driver that Penstock works with. Raises StoreUnavailable when it is not installed."""
+    if importlib.util.find_spec(module) is None:
+        extra = "mysql" if driver == "pymysql" else "postgresql"
+        raise StoreUnavailable(f"the store is on {name}, but no driver is installed: pip install 'penstock[{extra}]'")
+    return url.set(drivername=f"{name}+{driver}")
 
 
-__all__ = ["Dialect", "PostgresqlDialect", "SqliteDialect", "dialect_for"]
+__all__ = ["Dialect", "dialect_for"]

@@ -4,29 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, exists, func, insert, or_, select, true, update
 
 from penstock.rules import Source
 from penstock.store import tables as t
-from penstock.store.admission import digest
 from penstock.store.dialects import Dialect
+from penstock.store.digests import digest
 
 
-def settle(connection: Connection, dialect: Dialect, key: str, capacity: int | None, source: Source) -> None:
+def settle(connection: Connection, dialect: Dialect, key: str, capacity: int | None, source: Source, now: int) -> None:
     """Create the limit, or change its capacity; holders keep what they hold, the excess drains.
 
     The limit's row is locked first, which holds off those who would add rows to an unlimited one, then all its slots
     in order; they are looked at in a statement after the locks.
     """
-    connection.execute(
-        dialect.insert(t.limit).on_conflict_do_nothing(),
-        {"digest": digest(key), "key": key, "capacity": None, "source": source.value, "draining": False},
-    )
+    new = {"digest": digest(key), "key": key, "capacity": None, "source": source.value, "draining": False}
+    dialect.insert_if_absent(connection, t.limit, {**new, "settled_at": now})
     limit_id = connection.execute(
         select(t.limit.c.id).where(t.limit.c.digest == digest(key)).with_for_update()
     ).scalar_one()
     _fit(connection, limit_id, capacity)
-    connection.execute(update(t.limit).where(t.limit.c.id == limit_id).values(capacity=capacity, source=source.value))
+    values = {"capacity": capacity, "source": source.value, "settled_at": now}
+    connection.execute(update(t.limit).where(t.limit.c.id == limit_id).values(values))
 
 
 def drained(connection: Connection) -> Sequence[t.StoredRow]:
@@ -39,11 +38,59 @@ def drained(connection: Connection) -> Sequence[t.StoredRow]:
     ).all()
 
 
-def settle_drained(connection: Connection, dialect: Dialect) -> None:
+def settle_drained(connection: Connection) -> None:
     """Open limits again whose holders are no more than the capacity."""
     for row in drained(connection):
-        connection.execute(select(t.limit.c.id).where(t.limit.c.id == row.id).with_for_update())
-        _fit(connection, row.id, row.capacity)
+        refit(connection, row.id)
+
+
+def refit(connection: Connection, limit_id: int) -> None:
+    """Bring the slots in line with the capacity that the limit has."""
+    capacity = connection.scalar(select(t.limit.c.capacity).where(t.limit.c.id == limit_id).with_for_update())
+    _fit(connection, limit_id, capacity)
+
+
+def idle(connection: Connection, before: int) -> list[int]:
+    """Limits made on first sight in which nothing is held or waits and nothing has been granted since `before` (µs).
+
+    An epoch is the id of a grant's history row: it says when a slot was last taken.
+    """
+    oldest = connection.scalar(select(func.min(t.history.c.id)).where(t.history.c.at >= before))
+    newest_used = select(func.max(t.slot.c.epoch)).where(t.slot.c.limit_id == t.limit.c.id).scalar_subquery()
+    unused = or_(newest_used.is_(None), newest_used < oldest) if oldest is not None else true()
+    return list(
+        connection.scalars(
+            select(t.limit.c.id)
+            .where(t.limit.c.settled_at < before, _made_on_sight(), unused, ~_in_use())
+            .order_by(t.limit.c.id)
+        )
+    )
+
+
+def _made_on_sight() -> ColumnElement[bool]:
+    """Whether a claim brought the limit into being; what the configuration names by itself stays, and is shown."""
+    key, unnamed = t.limit.c.key, t.limit.c.source.in_([Source.DEFAULT.value, Source.NONE.value])
+    return or_(unnamed, *(key.like(instances) for instances in ("run_ops:%", "run_op_tag:%", "run_tag:%=*:%")))
+
+
+def _in_use() -> ColumnElement[bool]:
+    held = exists().where(t.slot.c.limit_id == t.limit.c.id, t.slot.c.claim_id.is_not(None))
+    return or_(held, exists().where(t.waiter.c.limit_id == t.limit.c.id))
+
+
+def collect(connection: Connection, limit_id: int) -> bool:
+    """Drop an idle limit; False if it came into use meanwhile. Whoever names it next makes it anew.
+
+    Its row is locked first: who enqueues takes a share lock on it, through the foreign key. What it holds is looked at
+    in a new statement, after the lock.
+    """
+    connection.execute(select(t.limit.c.id).where(t.limit.c.id == limit_id).with_for_update())
+    connection.execute(select(t.slot.c.n).where(t.slot.c.limit_id == limit_id).order_by(t.slot.c.n).with_for_update())
+    if connection.execute(select(t.limit.c.id).where(t.limit.c.id == limit_id, ~_in_use())).first() is None:
+        return False
+    connection.execute(delete(t.slot).where(t.slot.c.limit_id == limit_id))
+    connection.execute(delete(t.limit).where(t.limit.c.id == limit_id))
+    return True
 
 
 def _fit(connection: Connection, limit_id: int, capacity: int | None) -> None:

@@ -4,30 +4,39 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from penstock.claim import Claim, ClaimKind
-from penstock.decision import HeldSlot
-from penstock.errors import ConfigChanged
+from penstock.claim import Claim, ClaimKind, Liveness
+from penstock.decision import HeldSlot, Reason
+from penstock.errors import ConfigChanged, DeploymentConflict
+from penstock.report import reasons_against, reasons_for
 from penstock.rules import Demand, Source
 from penstock.settings import StoreTimes
-from penstock.store.admission import rank
+from penstock.store.asking import HEARD_OF, joins, ownership, rank
 from penstock.store.contract import (
     ClaimRow,
     ClaimState,
+    Deployment,
     Event,
+    Expired,
     HistoryRow,
     LimitRow,
+    Mode,
     Outcome,
     Owner,
     Result,
+    RunLease,
     Session,
     SessionRow,
     Snapshot,
     StoredConfiguration,
+    Swept,
 )
+from penstock.store.reservation import Reservations, Room, Waiter, fits, reservations
 
 HOLDING = (ClaimState.GRANTED, ClaimState.HELD)
 
@@ -43,7 +52,8 @@ class _Entry:
     state: ClaimState
     sessions: set[str] = field(default_factory=set)
     deadline: int | None = None
-    probed: bool = False
+    liveness: Liveness = Liveness.SESSION
+    observed: bool = False
     granted_at: int | None = None
     ended_at: int | None = None
     expired: bool = False
@@ -60,30 +70,58 @@ class MemoryStore:
         self.clock_shift = 0
         self._lock = threading.RLock()
         self._documents: list[Mapping[str, Any]] = [{}]
+        self._changed_at = -HEARD_OF
         self._settled = 0
         self._limits: dict[str, tuple[int | None, Source]] = {}
         self._sessions: dict[str, tuple[Session, int]] = {}
         self._claims: dict[str, _Entry] = {}
         self._history: list[HistoryRow] = []
-        self._epoch = 0
+        self._pruned_before = 0
+        self._deployments: dict[tuple[str, str], str] = {}
+        self.on_granted: list[Callable[[Collection[str]], None]] = []
 
     def _now(self) -> int:
         return time.time_ns() // 1000 + self.clock_shift
 
     # -- configuration and limits ------------------------------------------------------------------------------------
 
+    def check_schema(self) -> None:
+        """There are no tables."""
+
     def configuration(self) -> StoredConfiguration:
-        return StoredConfiguration(len(self._documents) - 1, self._documents[-1])
+        version = len(self._documents) - 1
+        return StoredConfiguration(version, self._documents[-1], settled=self._settled == version)
 
-    def configuration_is_settled(self) -> bool:
-        return self._settled == len(self._documents) - 1
+    def register(self, deployment: Deployment) -> None:
+        with self._lock:
+            there = self._deployments.setdefault((deployment.host, deployment.name), deployment.fingerprint)
+            if there != deployment.fingerprint:
+                raise DeploymentConflict(f"{deployment.host}/{deployment.name} is {there} already; name one otherwise")
 
-    def configure(self, document: Mapping[str, Any], *, expected_version: int, by: str, origin: str) -> int:
+    def deployments(self) -> tuple[Deployment, ...]:
+        with self._lock:
+            return tuple(Deployment(*where, fingerprint) for where, fingerprint in sorted(self._deployments.items()))
+
+    def forget(self, host: str, name: str) -> bool:
+        with self._lock:
+            return self._deployments.pop((host, name), None) is not None
+
+    def configure(
+        self,
+        document: Mapping[str, Any],
+        *,
+        expected_version: int,
+        by: str,
+        origin: str,
+        changed: Mapping[str, int | None] | None = None,
+    ) -> int:
         with self._lock:
             if expected_version != len(self._documents) - 1:
                 raise ConfigChanged("the configuration was changed by somebody else; look again, then repeat")
             self._documents.append(dict(document))
-            self._record(None, Event.CHANGED, detail=f"version {expected_version + 1} by {by} from {origin}")
+            self._changed_at = self._now()
+            detail = f"version {expected_version + 1} by {by} from {origin}"
+            self._record(None, Event.CHANGED, detail=detail, changed=changed)
             return expected_version + 1
 
     def limit_rows(self) -> tuple[LimitRow, ...]:
@@ -120,16 +158,21 @@ class MemoryStore:
                 for claim_id, entry in self._claims.items()
                 if entry.claim.kind is ClaimKind.OP and session_id in entry.sessions
             }
-            for claim_id in mine - set(known()):
+            for claim_id in sorted(mine - set(known()), key=self._order_of_leaving):
                 self.release(claim_id, session_id)
             return True
 
     def close_session(self, session_id: str) -> None:
         with self._lock:
             self._sessions.pop(session_id, None)
-            for claim_id, entry in list(self._claims.items()):
-                if session_id in entry.sessions:
-                    self.release(claim_id, session_id)
+            mine = [claim_id for claim_id, entry in self._claims.items() if session_id in entry.sessions]
+            for claim_id in sorted(mine, key=self._order_of_leaving):
+                self.release(claim_id, session_id)
+                self._claims[claim_id].sessions.discard(session_id)
+
+    def _order_of_leaving(self, claim_id: str) -> tuple[bool, str]:
+        """Those that wait first: none of them is granted what the others leave."""
+        return self._claims[claim_id].state in HOLDING, claim_id
 
     # -- claims ------------------------------------------------------------------------------------------------------
 
@@ -140,64 +183,103 @@ class MemoryStore:
         *,
         version: int,
         owner: Owner,
-        wait: bool,
+        mode: Mode = Mode.WAIT,
         eligible_after_seconds: float = 0.0,
     ) -> Outcome:
         with self._lock:
             if (refused := self._refused(claim.claim_id, version, owner)) is not None:
                 return refused
+            for demand in demands:
+                self._limits[demand.key] = (demand.capacity, demand.source)
             known = claim.claim_id if claim.claim_id in self._claims else self._live(claim.holder)
             if known is not None:
                 outcome = self.touch(known, demands, version=version, owner=owner)
-                return replace(outcome, result=Result.NO_ROOM) if _no_wait(outcome, wait) else outcome
-            for demand in demands:
-                self._limits[demand.key] = (demand.capacity, demand.source)
-            now = self._now()
-            entry = _Entry(
-                claim=claim,
-                wants={demand.key: demand.slots for demand in demands},
-                version=version,
-                rank=rank(now, claim.priority),
-                enqueued_at=now,
-                eligible_at=now + _us(eligible_after_seconds),
-                state=ClaimState.WAITING,
-            )
+                again = mode is not Mode.WAIT and outcome.result is Result.WAITING
+                return replace(outcome, result=Result.NO_ROOM) if again else outcome
+            entry = self._new_entry(claim, demands, version, eligible_after_seconds if demands else 0.0)
             self._own(entry, owner, held=False)
             self._claims[claim.claim_id] = entry
-            self.grant_pass()
-            if entry.state is ClaimState.WAITING and not wait:
-                del self._claims[claim.claim_id]
-                return Outcome(Result.NO_ROOM, claim.claim_id)
-            return self._speak(claim.claim_id, entry, owner)
+            self._pass()
+            if entry.state is not ClaimState.WAITING:
+                return self._speak(claim.claim_id, entry, owner)
+            match mode:
+                case Mode.WAIT:
+                    return Outcome(Result.WAITING, claim.claim_id)
+                case Mode.OBSERVE:
+                    return self._observe(claim.claim_id, entry, owner)
+                case Mode.SKIP if claim.kind is ClaimKind.RUN:
+                    entry.state, entry.sessions, entry.liveness = ClaimState.SKIPPED, set(), Liveness.TICKET
+                    entry.deadline = self._now() + _us(SKIPPED_SECONDS)
+                    self._record(claim.claim_id, Event.SKIPPED)
+                case _:
+                    del self._claims[claim.claim_id]
+            return Outcome(Result.NO_ROOM, claim.claim_id)
+
+    def _new_entry(self, claim: Claim, demands: Sequence[Demand], version: int, eligible_after: float) -> _Entry:
+        now = self._now()
+        return _Entry(
+            claim=claim,
+            wants={demand.key: demand.slots for demand in demands},
+            version=version,
+            rank=rank(now, claim.priority),
+            enqueued_at=now,
+            eligible_at=now + _us(eligible_after),
+            state=ClaimState.WAITING,
+        )
+
+    def _observe(self, claim_id: str, entry: _Entry, owner: Owner) -> Outcome:
+        """Admitted all the same, above the capacity; what would have barred it is noted."""
+        reserved = self._reserved()
+        short = tuple(
+            key
+            for key, slots in sorted(entry.wants.items())
+            if self._unresolved_ahead(key, entry)
+            or not fits(
+                replace(self._waiter(claim_id, entry), wants={key: slots}), self._rooms(), reserved, self._now()
+            )
+        )
+        self._grant(claim_id, entry)
+        entry.observed = True
+        self._record(claim_id, Event.OBSERVED, detail="would have waited for " + ", ".join(short))
+        return replace(self._speak(claim_id, entry, owner), observed=short)
 
     def touch(self, claim_id: str, demands: Sequence[Demand], *, version: int, owner: Owner) -> Outcome:
         with self._lock:
             entry = self._claims.get(claim_id)
             if entry is None or entry.state is ClaimState.ENDED:
-                lost = entry is not None and entry.expired and owner.session_id is not None
-                return Outcome(Result.SESSION_LOST if lost else Result.ENDED, claim_id)
+                expired = (entry is None or entry.expired) and owner.session_id is not None
+                return Outcome(Result.EXPIRED if expired else Result.ENDED, claim_id)
+            if entry.state is ClaimState.SKIPPED:
+                return Outcome(Result.SKIPPED, claim_id)
             is_op = entry.claim.kind is ClaimKind.OP
             if is_op and entry.sessions and owner.session_id not in entry.sessions:
                 return Outcome(Result.BUSY, claim_id)
+            current = version if entry.state not in HOLDING else len(self._documents) - 1
+            if (refused := self._refused(claim_id, current, owner)) is not None:
+                return refused
             if entry.state not in HOLDING:
-                if (refused := self._refused(claim_id, version, owner)) is not None:
-                    return refused
-                for demand in demands:
-                    self._limits[demand.key] = (demand.capacity, demand.source)
-                entry.wants = {demand.key: demand.slots for demand in demands}
-                entry.version, entry.state = version, ClaimState.WAITING
+                # Under one version the same claim comes to the same: what was asked first stands.
+                if entry.state is not ClaimState.WAITING or entry.version != version:
+                    for demand in demands:
+                        self._limits[demand.key] = (demand.capacity, demand.source)
+                    entry.wants = {demand.key: demand.slots for demand in demands}
+                    entry.version, entry.state = version, ClaimState.WAITING
                 self._own(entry, owner, held=False)
-                self.grant_pass()
+                if not entry.wants:  # nothing bars it any more
+                    self._grant(claim_id, entry)
+                self._pass()
             return self._speak(claim_id, entry, owner)
 
     def _speak(self, claim_id: str, entry: _Entry, owner: Owner) -> Outcome:
-        adopted = entry.state is ClaimState.HELD and not entry.sessions and owner.session_id is not None
-        self._own(entry, owner, held=entry.state in HOLDING)
+        session_owns = ownership(entry.claim.kind, owner, held=True).liveness is Liveness.SESSION
+        adopted = entry.state is ClaimState.HELD and entry.liveness is Liveness.TICKET and session_owns
         if entry.state not in HOLDING:
+            self._own(entry, owner, held=False)
             return Outcome(Result.WAITING, claim_id)
-        if adopted and not entry.probed and entry.claim.kind is ClaimKind.OP:
-            self._epoch += 1
-            entry.slots = tuple(replace(held, epoch=self._epoch) for held in entry.slots)
+        self._own(entry, owner, held=True)
+        if adopted:
+            self._record(claim_id, Event.ADOPTED)
+            entry.slots = tuple(replace(held, epoch=len(self._history)) for held in entry.slots)
         entry.state = ClaimState.HELD
         return Outcome(Result.HELD, claim_id, entry.slots)
 
@@ -206,9 +288,10 @@ class MemoryStore:
     ) -> bool:
         with self._lock:
             entry = self._claims.get(claim_id)
-            if entry is None or session_id not in entry.sessions:
+            if entry is None or entry.claim.kind is not ClaimKind.OP or session_id not in entry.sessions:
                 return False
             entry.sessions.clear()
+            entry.liveness = Liveness.TICKET
             entry.deadline = self._now() + _us(ticket_seconds)
             entry.eligible_at = max(entry.eligible_at, self._now() + _us(eligible_after_seconds))
             return True
@@ -216,17 +299,20 @@ class MemoryStore:
     def release(self, claim_id: str, session_id: str | None) -> bool:
         with self._lock:
             entry = self._claims.get(claim_id)
-            if entry is None or entry.state is ClaimState.ENDED:
+            if entry is None:
+                claim = Claim(kind=ClaimKind.OP, host="", deployment="", claim_id=claim_id)
+                self._claims[claim_id] = entry = self._new_entry(claim, (), 0, 0.0)
+                entry.state, entry.ended_at = ClaimState.ENDED, self._now()
                 return False
-            if entry.claim.kind is ClaimKind.OP and not entry.sessions and session_id is not None:
-                return False  # handed over
-            if entry.sessions and session_id not in entry.sessions:
+            if entry.state is ClaimState.ENDED or entry.liveness is Liveness.PARENT:
                 return False
+            if entry.claim.kind is ClaimKind.OP and entry.sessions != ({session_id} - {None}):
+                return False  # another's by now, or handed over
             entry.sessions.discard(session_id or "")
-            if entry.sessions:
+            if entry.sessions and entry.liveness is Liveness.SESSION:
                 return True
             self._end(claim_id, Event.RELEASED if entry.state in HOLDING else Event.WITHDRAWN)
-            self.grant_pass()
+            self._pass()
             return True
 
     def end(self, claim_id: str, *, reason: str) -> bool:
@@ -235,35 +321,71 @@ class MemoryStore:
             if entry is None or entry.state is ClaimState.ENDED:
                 return False
             self._end(claim_id, Event.RELEASED if entry.state in HOLDING else Event.WITHDRAWN, reason)
-            self.grant_pass()
+            self._pass()
             return True
-
-    def live_claim(self, holder: str) -> str | None:
-        with self._lock:
-            return self._live(holder)
 
     # -- granting and upkeep -----------------------------------------------------------------------------------------
 
     def grant_pass(self) -> int:
         with self._lock:
-            granted, now = 0, self._now()
-            for claim_id, entry in sorted(self._claims.items(), key=lambda item: (item[1].rank, item[0])):
-                current = entry.version == len(self._documents) - 1 and entry.eligible_at <= now
-                if entry.state is ClaimState.WAITING and current and self._fits(entry):
-                    self._epoch += 1
-                    entry.slots = tuple(
-                        HeldSlot(key, n, self._epoch)
-                        for key, slots in sorted(entry.wants.items())
-                        for n in self._numbers(key, slots)
-                    )
-                    entry.state, entry.granted_at = ClaimState.GRANTED, now
-                    self._record(claim_id, Event.GRANTED)
-                    granted += 1
-            return granted
+            return self._pass()
 
-    def sweep(self) -> None:
+    def _pass(self) -> int:
+        """One look at everybody in the order of rank; who fits is granted, who does not bars nobody."""
+        granted, now, reserved = [], self._now(), self._reserved()
+        for claim_id, entry in sorted(self._claims.items(), key=lambda item: (item[1].rank, item[0])):
+            if not self._able(entry) or any(self._unresolved_ahead(key, entry) for key in entry.wants):
+                continue
+            if fits(self._waiter(claim_id, entry), self._rooms(), reserved, now):
+                self._grant(claim_id, entry)
+                granted.append(claim_id)
+        for tell in list(self.on_granted) if granted else ():
+            tell(granted)
+        return len(granted)
+
+    def _able(self, entry: _Entry) -> bool:
+        current = entry.version == len(self._documents) - 1 and entry.eligible_at <= self._now()
+        return entry.state is ClaimState.WAITING and current
+
+    def _unresolved_ahead(self, key: str, entry: _Entry) -> bool:
+        """Whether a waiter before it there may not have heard of the configuration yet."""
+        if self._now() >= self._changed_at + HEARD_OF:
+            return False
+        return any(
+            other.state is ClaimState.WAITING and other.version != len(self._documents) - 1 and other.rank <= entry.rank
+            for other in self._claims.values()
+            if key in other.wants
+        )
+
+    def _reserved(self) -> Reservations:
+        waiting = [self._waiter(claim_id, entry) for claim_id, entry in self._claims.items() if self._able(entry)]
+        return reservations(waiting, self._rooms(), self._now())
+
+    def _waiter(self, claim_id: str, entry: _Entry) -> Waiter:
+        parent = self._claims.get(entry.claim.parent_id or "")
+        around = {held.limit for held in parent.slots} if parent is not None else set()
+        return Waiter(claim_id, entry.enqueued_at, entry.wants, around)
+
+    def _rooms(self) -> dict[str, Room]:
+        return {
+            key: Room(capacity, max(0, (capacity or 0) - self._held(key)))
+            for key, (capacity, _) in self._limits.items()
+        }
+
+    def _grant(self, claim_id: str, entry: _Entry) -> None:
+        entry.state, entry.granted_at = ClaimState.GRANTED, self._now()
+        self._record(claim_id, Event.GRANTED)
+        epoch = len(self._history)  # the number of the grant's event
+        entry.slots = tuple(
+            HeldSlot(key, n, epoch) for key, slots in sorted(entry.wants.items()) for n in self._numbers(key, slots)
+        )
+
+    def as_upkeep(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def sweep(self) -> Swept:
         with self._lock:
-            now, times = self._now(), self.times
+            now, times, expired = self._now(), self.times, list[Expired]()
             for session_id, (_, expires_at) in list(self._sessions.items()):
                 if expires_at < now - _us(times.grace_seconds):
                     del self._sessions[session_id]
@@ -272,18 +394,76 @@ class MemoryStore:
                     if (entry.ended_at or 0) < now - _us(times.tombstone_seconds):
                         del self._claims[claim_id]
                     continue
-                had, entry.sessions = bool(entry.sessions), entry.sessions & self._sessions.keys()
-                if (had and not entry.sessions) or (entry.deadline is not None and entry.deadline < now):
-                    entry.expired = True
+                entry.sessions &= self._sessions.keys()
+                if self._is_unowned(entry):
+                    held = None if entry.granted_at is None else (now - entry.granted_at) / 1_000_000
+                    expired.append(Expired(entry.claim, held, f"its {entry.liveness} ran out"))
                     self._end(claim_id, Event.EXPIRED)
                     continue
-                patience = times.acknowledge_seconds if entry.sessions else times.acknowledge_ticket_seconds
+                patience = (
+                    times.acknowledge_seconds
+                    if entry.liveness is Liveness.SESSION
+                    else times.acknowledge_ticket_seconds
+                )
                 if entry.state is ClaimState.GRANTED and (entry.granted_at or 0) < now - _us(patience):
                     entry.state, entry.slots, entry.granted_at = ClaimState.PARKED, (), None
                     self._record(claim_id, Event.PARKED)
-            self.grant_pass()
+            self._pass()
+            return Swept(self._settled == len(self._documents) - 1, tuple(expired), len(self._sessions))
+
+    def _is_unowned(self, entry: _Entry) -> bool:
+        match entry.liveness:
+            case Liveness.SESSION:
+                return not entry.sessions
+            case Liveness.PARENT:
+                parent = self._claims.get(entry.claim.parent_id or "")
+                return parent is None or parent.state is ClaimState.ENDED
+            case _:
+                return entry.deadline is not None and entry.deadline < self._now()
+
+    def prune(self, *, history_before: int, idle_before: int) -> dict[str, int]:
+        with self._lock:
+            dropped = sum(self._pruned_before <= row.at < history_before for row in self._history)
+            self._pruned_before = max(self._pruned_before, history_before)
+            # No limit is collected: in memory an idle one costs nothing.
+            return {"history": dropped, "limits": 0}
+
+    def listen(self, session_id: str | None) -> None:
+        return None
 
     # -- reading -----------------------------------------------------------------------------------------------------
+
+    def run_lease(self, holder: str) -> RunLease | None:
+        with self._lock:
+            claim_id = self._live(holder)
+            if claim_id is None:
+                return None
+            entry = self._claims[claim_id]
+            late = [
+                other
+                for other in self._claims.values()
+                if other.claim.kind is ClaimKind.RUN_POOL and other.claim.parent_id == claim_id
+            ]
+            held = Counter(slot.limit for one in [entry, *late] for slot in one.slots)
+            return RunLease(claim_id, entry.state, dict(held), entry.claim.within)
+
+    def to_touch(self, claim_ids: Sequence[str]) -> set[str]:
+        with self._lock:
+            version = len(self._documents) - 1
+            known = {claim_id: self._claims[claim_id] for claim_id in claim_ids if claim_id in self._claims}
+            waiting = {
+                i for i, entry in known.items() if entry.state is ClaimState.WAITING and entry.version == version
+            }
+            return set(claim_ids) - waiting
+
+    def reasons(self, claim_id: str) -> tuple[Reason, ...]:
+        return reasons_for(self.snapshot(), claim_id)
+
+    def reasons_against(self, wants: Mapping[str, int]) -> tuple[Reason, ...]:
+        return reasons_against(self.snapshot(), wants)
+
+    def snapshot_time(self) -> int:
+        return self._now()
 
     def snapshot(self) -> Snapshot:
         with self._lock:
@@ -300,7 +480,10 @@ class MemoryStore:
                     expires_at=entry.deadline or max((expiry[s] for s in entry.sessions if s in expiry), default=None),
                     slots=entry.slots,
                     session_ids=tuple(sorted(entry.sessions)),
-                    probed=entry.probed,
+                    probed=entry.liveness is Liveness.PROBE,
+                    observed=entry.observed,
+                    eligible_at=entry.eligible_at,
+                    version=entry.version,
                 )
                 for _, entry in sorted(self._claims.items(), key=lambda item: (item[1].rank, item[0]))
                 if entry.state is not ClaimState.ENDED
@@ -309,7 +492,7 @@ class MemoryStore:
 
     def history(self, *, since: int = 0) -> tuple[HistoryRow, ...]:
         with self._lock:
-            return tuple(row for row in self._history if row.at >= since)
+            return tuple(row for row in self._history if row.at >= max(since, self._pruned_before))
 
     def after_fork(self) -> None:
         self._lock = threading.RLock()
@@ -324,13 +507,6 @@ class MemoryStore:
 
     def _waiting(self, key: str) -> int:
         return sum(key in e.wants for e in self._claims.values() if e.state is ClaimState.WAITING)
-
-    def _fits(self, entry: _Entry) -> bool:
-        capacities = {key: self._limits[key][0] for key in entry.wants}
-        return all(
-            (capacity := capacities[key]) is None or capacity - self._held(key) >= slots
-            for key, slots in entry.wants.items()
-        )
 
     def _numbers(self, key: str, count: int) -> list[int]:
         taken = {held.slot for entry in self._claims.values() for held in entry.slots if held.limit == key}
@@ -354,24 +530,35 @@ class MemoryStore:
         )
 
     def _own(self, entry: _Entry, owner: Owner, *, held: bool) -> None:
-        entry.probed = owner.probe_seconds is not None and held
-        if owner.session_id is not None and owner.probe_seconds is None:
+        keeper = ownership(entry.claim.kind, owner, held=held)
+        entry.liveness = keeper.liveness
+        entry.deadline = None if keeper.deadline_after is None else self._now() + keeper.deadline_after
+        if owner.session_id is not None and joins(entry.claim.kind, owner):
             entry.sessions.add(owner.session_id)
-            entry.deadline = None
-        else:
-            seconds = owner.probe_seconds if entry.probed and owner.probe_seconds else owner.ticket_seconds
-            entry.deadline = self._now() + _us(seconds)
+        elif keeper.session_id is not None:
+            entry.sessions = {keeper.session_id}
+        elif entry.claim.kind is ClaimKind.OP:
+            entry.sessions = set()
 
     def _end(self, claim_id: str, event: Event, detail: str | None = None) -> None:
         entry = self._claims[claim_id]
+        for late_id, late in self._claims.items():
+            if late.claim.kind is ClaimKind.RUN_POOL and late.claim.parent_id == claim_id and late.ended_at is None:
+                self._end(late_id, event, detail)
         held_since = entry.granted_at
         entry.state, entry.slots, entry.sessions, entry.deadline = ClaimState.ENDED, (), set(), None
-        entry.ended_at = self._now()
+        entry.ended_at, entry.expired = self._now(), event is Event.EXPIRED
         hold = None if held_since is None else (entry.ended_at - held_since) / 1_000_000
         self._record(claim_id, event, hold_seconds=hold, detail=detail)
 
     def _record(
-        self, claim_id: str | None, event: Event, *, hold_seconds: float | None = None, detail: str | None = None
+        self,
+        claim_id: str | None,
+        event: Event,
+        *,
+        hold_seconds: float | None = None,
+        detail: str | None = None,
+        changed: Mapping[str, int | None] | None = None,
     ) -> None:
         entry = self._claims[claim_id] if claim_id is not None else None
         now = self._now()
@@ -384,7 +571,7 @@ class MemoryStore:
                 host=entry.claim.host if entry else None,
                 deployment=entry.claim.deployment if entry else None,
                 label=entry.claim.label if entry else None,
-                slots=dict(entry.wants) if entry else {},
+                slots=dict(entry.wants) if entry else dict(changed or {}),
                 wait_seconds=(now - entry.enqueued_at) / 1_000_000 if granted and entry else None,
                 hold_seconds=hold_seconds,
                 detail=detail,
@@ -392,9 +579,8 @@ class MemoryStore:
         )
 
 
+SKIPPED_SECONDS = 24 * 3600.0
+
+
 def _us(seconds: float) -> int:
     return int(seconds * 1_000_000)
-
-
-def _no_wait(outcome: Outcome, wait: bool) -> bool:
-    return not wait and outcome.result is Result.WAITING

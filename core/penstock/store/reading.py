@@ -2,24 +2,53 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, or_, select
 
 from penstock.claim import Claim, ClaimKind, Liveness
-from penstock.decision import HeldSlot
+from penstock.decision import HeldSlot, Reason
 from penstock.rules import Source
 from penstock.store import tables as t
 from penstock.store.contract import (
     ClaimRow,
     ClaimState,
+    Deployment,
     Event,
     HistoryRow,
     LimitRow,
+    RunLease,
     Session,
     SessionRow,
     Snapshot,
+    StoredConfiguration,
 )
+from penstock.store.digests import digest
+from penstock.store.writing import Cursor
+
+IDS_AT_ONCE = 512
+HOLDERS_SHOWN = 10
+WAITER = "SELECT demands, `rank` FROM penstock_claim WHERE id = :claim_id AND state IN ('waiting', 'parked')"
+OCCUPIED = """
+SELECT l.`key`, l.id, l.capacity,
+    (SELECT count(*) FROM penstock_slot s WHERE s.limit_id = l.id AND s.claim_id IS NOT NULL)
+FROM penstock_limit l WHERE l.digest IN ({ids})
+"""
+AHEAD = """
+SELECT count(*) FROM penstock_waiter
+WHERE limit_id = :of_limit AND (`rank` < :rank OR (`rank` = :rank AND claim_id < :claim_id))
+"""
+HOLDERS = """
+SELECT DISTINCT c.host, c.deployment, c.run_id, c.op_id, c.name, c.granted_at, c.id
+FROM penstock_slot s JOIN penstock_claim c ON c.id = s.claim_id WHERE s.limit_id = :of_limit
+ORDER BY c.granted_at, c.id LIMIT :most
+"""
+WAITING = """
+SELECT id FROM penstock_claim WHERE id IN ({ids}) AND state = 'waiting'
+    AND version = (SELECT configuration_version FROM penstock_meta)
+"""
 
 
 def limit_rows(connection: Connection) -> tuple[LimitRow, ...]:
@@ -62,7 +91,7 @@ def snapshot(connection: Connection, now: int) -> Snapshot:
         expires = [expiry[session_id] for session_id in session_ids if session_id in expiry]
         claims.append(
             ClaimRow(
-                claim=_claim(row),
+                claim=claim_of(row),
                 state=ClaimState(row.state),
                 wants=row.demands,
                 rank=row.rank,
@@ -72,9 +101,96 @@ def snapshot(connection: Connection, now: int) -> Snapshot:
                 slots=tuple(slots[row.id]),
                 session_ids=session_ids,
                 probed=row.liveness == Liveness.PROBE.value,
+                observed=bool(row.observed),
+                eligible_at=row.eligible_at,
+                version=row.version,
             )
         )
     return Snapshot(now, limit_rows(connection), tuple(claims), sessions)
+
+
+def configuration(connection: Connection) -> StoredConfiguration:
+    """The configuration in force."""
+    c, m = t.configuration.c, t.meta.c
+    row = connection.execute(
+        select(m.configuration_version, m.settled_version, c.document, c.changed_by, c.changed_from, c.changed_at)
+        .select_from(t.meta)
+        .outerjoin(t.configuration, c.version == m.configuration_version)
+    ).one()
+    return StoredConfiguration(
+        version=row.configuration_version,
+        document=row.document or {},
+        changed_by=row.changed_by,
+        changed_from=row.changed_from,
+        changed_at=row.changed_at,
+        settled=row.settled_version == row.configuration_version,
+    )
+
+
+def deployments(connection: Connection) -> tuple[Deployment, ...]:
+    """The installations, by host and name."""
+    c = t.deployment.c
+    rows = connection.execute(select(c.host, c.name, c.fingerprint, c.registered_at)).all()
+    return tuple(Deployment(*row) for row in sorted(rows))
+
+
+def run_lease(connection: Connection, holder_digest: str) -> RunLease | None:
+    """The live claim of a run, with what it and its late pools hold."""
+    row = connection.execute(
+        select(t.claim.c.id, t.claim.c.state, t.claim.c.within).where(t.claim.c.live_holder == holder_digest)
+    ).first()
+    if row is None:
+        return None
+    late = select(t.claim.c.id).where(t.claim.c.parent_id == row.id, t.claim.c.kind == ClaimKind.RUN_POOL.value)
+    held = connection.execute(
+        select(t.limit.c.key, func.count())
+        .join_from(t.slot, t.limit)
+        .where(or_(t.slot.c.claim_id == row.id, t.slot.c.claim_id.in_(late)))
+        .group_by(t.limit.c.key)
+    )
+    return RunLease(row.id, ClaimState(row.state), dict(held.all()), row.within)
+
+
+def to_touch(cursor: Cursor, claim_ids: Sequence[str]) -> set[str]:
+    """Of these waiters those that do not simply go on waiting."""
+    waiting = set[str]()
+    for start in range(0, len(claim_ids), IDS_AT_ONCE):
+        waiting |= {row[0] for row in cursor(WAITING, {}, claim_ids[start : start + IDS_AT_ONCE]).fetchall()}
+    return set(claim_ids) - waiting
+
+
+def reasons(cursor: Cursor, claim_id: str) -> tuple[Reason, ...]:
+    """What bars a waiter, by what stands in the rows of its limits; never by a look at all claims."""
+    row = cursor(WAITER, {"claim_id": claim_id}).fetchone()
+    if row is None:
+        return ()
+    wants = json.loads(row[0]) if isinstance(row[0], str) else row[0]
+    return _reasons(cursor, wants, {"rank": row[1], "claim_id": claim_id})
+
+
+def reasons_against(cursor: Cursor, wants: Mapping[str, int]) -> tuple[Reason, ...]:
+    """What bars a claim that is not in the queue."""
+    return _reasons(cursor, wants, None)
+
+
+def _reasons(cursor: Cursor, wants: Mapping[str, int], place: Mapping[str, object] | None) -> tuple[Reason, ...]:
+    found = []
+    rows = cursor(OCCUPIED, {}, [digest(key) for key in wants]).fetchall() if wants else []
+    for key, limit_id, capacity, held in sorted(rows):
+        if capacity is None:
+            continue
+        here = {"of_limit": limit_id, "most": HOLDERS_SHOWN}
+        ahead = cursor(AHEAD, {**here, **place}).fetchone()[0] if place is not None else 0
+        if capacity - held < wants[key] or ahead:
+            holders = tuple(label_of(*row[:5]) for row in cursor(HOLDERS, here).fetchall())
+            found.append(Reason(key, wants[key], capacity, held, holders, ahead))
+    return tuple(found)
+
+
+def label_of(host: str, deployment: str, run_id: str | None, op_id: str | None, name: str | None) -> str:
+    """`Claim.label` from the columns of a claim."""
+    names = (name,) if name else (run_id, op_id)
+    return " ".join(part for part in (f"{host}/{deployment}", *names) if part)
 
 
 def history(connection: Connection, since: int) -> tuple[HistoryRow, ...]:
@@ -97,7 +213,8 @@ def history(connection: Connection, since: int) -> tuple[HistoryRow, ...]:
     )
 
 
-def _claim(row: t.StoredRow) -> Claim:
+def claim_of(row: t.StoredRow) -> Claim:
+    """The claim that a row holds."""
     return Claim(
         kind=ClaimKind(row.kind),
         host=row.host,
@@ -110,5 +227,8 @@ def _claim(row: t.StoredRow) -> Claim:
         priority=row.priority,
         url=row.url,
         in_run=row.in_run,
+        parent_id=row.parent_id,
+        within=row.within,
+        name=row.name,
         claim_id=row.id,
     )

@@ -9,52 +9,75 @@ from penstock.session import steady_seconds
 from penstock.settings import StoreTimes
 from penstock.store import tables as t
 from penstock.store.admission import end_claim, free_slots, record
-from penstock.store.contract import ClaimState, Event
+from penstock.store.contract import ClaimState, Event, Expired
+from penstock.store.reading import claim_of
 
 JUMP = 10_000_000
 """A database clock that moved this much (µs) against our own steady one since the last look has jumped."""
+TICKET_AFTER_JUMP = 300_000_000
+"""What a ticket still has (µs) after a jump, if it has not more: as much as one has after a touch by default."""
 
 
 class ClockJumps:
-    """Notices when the store was away, or its clock was set, for longer than sessions can be expected to survive."""
+    """Notices when the store's clock was set: by more than the differences between two clocks that run on."""
 
     def __init__(self) -> None:
         self._last: tuple[int, float] | None = None
 
     def seen(self, now: int) -> bool:
-        """Whether the store's clock ran away from ours since the last call."""
-        steady = steady_seconds()
-        last, self._last = self._last, (now, steady)
-        return last is not None and abs((now - last[0]) - (steady - last[1]) * 1_000_000) > JUMP
+        """Whether the store's clock ran away from ours since the last call. Again until it is `borne`."""
+        steady, last = steady_seconds(), self._last
+        jumped = last is not None and abs((now - last[0]) - (steady - last[1]) * 1_000_000) > JUMP
+        if not jumped:
+            self._last = (now, steady)
+        return jumped
+
+    def borne(self, now: int) -> None:
+        """Everybody has been given the time for it."""
+        self._last = (now, steady_seconds())
 
 
-def extend_all(connection: Connection) -> None:
-    """After a jump of the clock: every session and ticket gets its time once more before anything is reaped."""
-    connection.execute(update(t.session).values(expires_at=t.session.c.expires_at + t.session.c.ttl))
-    connection.execute(
-        update(t.claim).where(t.claim.c.deadline.is_not(None)).values(deadline=t.claim.c.deadline + 30_000_000)
-    )
+def extend_all(connection: Connection, now: int) -> None:
+    """After a jump of the clock: every session has its TTL from now on, every ticket some minutes, wherever it went.
+
+    Counted from now, not added: several processes see the same jump, and the next look must reap none of them.
+    """
+    connection.execute(update(t.session).values(expires_at=now + t.session.c.ttl))
+    least = now + TICKET_AFTER_JUMP
+    connection.execute(update(t.claim).where(t.claim.c.deadline < least).values(deadline=least))
 
 
 def due(connection: Connection, now: int, times: StoreTimes) -> bool:
     """Whether there is anything to reap; a plain read."""
     looks = union_all(
         select(t.session.c.id).where(_session_expired(now, times)),
-        select(t.claim.c.id).where(or_(_unowned(now), _unacknowledged(now, times), _old_tombstone(now, times))),
+        *(  # each by an index, past the tombstones
+            select(t.claim.c.id).where(t.claim.c.state != ClaimState.ENDED.value, condition)
+            for condition in _ways_to_be_unowned(now)
+        ),
+        select(t.claim.c.id).where(_unacknowledged(now, times)),
+        select(t.claim.c.id).where(_old_tombstone(now, times)),
     ).limit(1)
     return connection.execute(looks).first() is not None
 
 
-def reap(connection: Connection, now: int, times: StoreTimes) -> None:
-    """End what has expired and park what was not acknowledged. The grant lock must be held."""
+def reap(connection: Connection, now: int, times: StoreTimes) -> tuple[Expired, ...]:
+    """End what has expired and park what was not acknowledged. The grant lock must be held. What was ended."""
+    expired = []
     # The session goes first, its expiry checked on the locked row: a beat that came in between keeps it.
     connection.execute(delete(t.session).where(_session_expired(now, times)))
     gone = ~exists().where(t.session.c.id == t.member.c.session_id)
     connection.execute(delete(t.member).where(gone))
-    for row in connection.execute(
-        select(t.claim).where(_unowned(now)).order_by(t.claim.c.id).with_for_update(skip_locked=True)
-    ).all():
+    # Runs before their late pools, which go with them.
+    unowned = select(t.claim).where(_unowned(now)).order_by(t.claim.c.kind == ClaimKind.RUN_POOL.value, t.claim.c.id)
+    ended = set[str]()
+    for row in connection.execute(unowned.with_for_update(skip_locked=True)).all():
+        if row.kind == ClaimKind.RUN_POOL.value and row.parent_id in ended:
+            continue
+        ended.add(row.id)
         end_claim(connection, row, Event.EXPIRED, now)
+        held = None if row.granted_at is None else (now - row.granted_at) / 1_000_000
+        expired.append(Expired(claim_of(row), held, _REASONS[Liveness(row.liveness)]))
     for row in connection.execute(
         select(t.claim).where(_unacknowledged(now, times)).order_by(t.claim.c.id).with_for_update(skip_locked=True)
     ).all():
@@ -64,6 +87,20 @@ def reap(connection: Connection, now: int, times: StoreTimes) -> None:
         )
         record(connection, Event.PARKED, row, now)
     connection.execute(delete(t.claim).where(_old_tombstone(now, times)))
+    return tuple(expired)
+
+
+def prune_history(connection: Connection, before: int) -> int:
+    """Drop events from before `before` (µs); how many."""
+    return connection.execute(delete(t.history).where(t.history.c.at < before)).rowcount
+
+
+_REASONS = {
+    Liveness.SESSION: "its process has not been heard of for too long",
+    Liveness.TICKET: "nobody came back for it in time",
+    Liveness.PROBE: "nobody could say for too long whether its run still lives",
+    Liveness.PARENT: "its run is over",
+}
 
 
 def _session_expired(now: int, times: StoreTimes) -> ColumnElement[bool]:
@@ -71,16 +108,21 @@ def _session_expired(now: int, times: StoreTimes) -> ColumnElement[bool]:
 
 
 def _unowned(now: int) -> ColumnElement[bool]:
+    return and_(t.claim.c.state != ClaimState.ENDED.value, or_(*_ways_to_be_unowned(now)))
+
+
+def _ways_to_be_unowned(now: int) -> list[ColumnElement[bool]]:
     c = t.claim.c
+    parent = t.claim.alias("parent")
+    orphan = ~exists().where(parent.c.id == c.parent_id, parent.c.state != ClaimState.ENDED.value)
     joined = exists().where(t.member.c.claim_id == c.id, t.session.c.id == t.member.c.session_id)
-    return and_(
-        c.state != ClaimState.ENDED.value,
-        or_(
-            and_(c.session_id.is_not(None), ~exists().where(t.session.c.id == c.session_id)),
-            c.deadline < now,
-            and_(c.kind == ClaimKind.RUN.value, c.liveness == Liveness.SESSION.value, ~joined),
-        ),
-    )
+    of_run = c.live_holder.is_not(None)  # as every claim of a run has; for the index
+    return [
+        and_(c.session_id.is_not(None), ~exists().where(t.session.c.id == c.session_id)),
+        c.deadline < now,
+        and_(of_run, c.kind != ClaimKind.OP.value, c.liveness == Liveness.SESSION.value, ~joined),
+        and_(of_run, c.kind == ClaimKind.RUN_POOL.value, c.liveness == Liveness.PARENT.value, orphan),
+    ]
 
 
 def _unacknowledged(now: int, times: StoreTimes) -> ColumnElement[bool]:

@@ -1,63 +1,75 @@
-"""The slot store on SQLAlchemy Core: SQLite and PostgreSQL."""
+"""The slot store on SQLAlchemy Core: SQLite, PostgreSQL, MariaDB and MySQL."""
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import ColumnElement, delete, func, insert, or_, select, update
 
-from penstock.claim import Claim, ClaimKind, Liveness
-from penstock.errors import ConfigChanged
+from penstock.claim import Claim, Liveness
+from penstock.decision import Reason
+from penstock.errors import ConfigChanged, DeploymentConflict, StoreUnavailable
 from penstock.rules import Demand, Source
 from penstock.settings import StoreTimes
-from penstock.store import admission, limits, reading, reaping
+from penstock.store import admission, deciding, granting, limits, reading, reaping, touching
 from penstock.store import tables as t
-from penstock.store.admission import Unsettled, digest
+from penstock.store.admission import Unsettled
+from penstock.store.asking import Ask
 from penstock.store.contract import (
     ClaimState,
+    Deployment,
     Event,
+    Expired,
     HistoryRow,
     LimitRow,
+    Listener,
+    Mode,
     Outcome,
     Owner,
     Result,
+    RunLease,
     Session,
     Snapshot,
     StoredConfiguration,
+    Swept,
 )
-from penstock.store.database import Database, Transaction
+from penstock.store.database import Database, Transaction, again_if_undone
+from penstock.store.digests import digest
 
+log = logging.getLogger("penstock.store")
 LOOKS = 50
 FRUITLESS_LOOKS = 3
-
-
-class _NoRoom(Exception):
-    """Some slot is missing: roll back whatever was marked."""
 
 
 class SqlStore(Database):
     """See `penstock.store.contract.Store`."""
 
-    def __init__(self, url: str, *, times: StoreTimes | None = None) -> None:
-        super().__init__(url, times=times)
+    def __init__(self, url: str, *, times: StoreTimes | None = None, create: bool = True) -> None:
+        super().__init__(url, times=times, create=create)
+        self.on_granted: list[Callable[[Collection[str]], None]] = []
         self._jumps = reaping.ClockJumps()
 
     # -- configuration and limits ------------------------------------------------------------------------------------
 
+    @again_if_undone
     def configuration(self) -> StoredConfiguration:
         with self.transaction(read_only=True) as tx:
-            document = tx.connection.scalar(
-                select(t.configuration.c.document).where(t.configuration.c.version == tx.version)
-            )
-            return StoredConfiguration(tx.version, document or {})
+            return reading.configuration(tx.connection)
 
-    def configuration_is_settled(self) -> bool:
-        with self.transaction(read_only=True) as tx:
-            return tx.connection.scalar(select(t.meta.c.settled_version)) == tx.version
-
-    def configure(self, document: Mapping[str, Any], *, expected_version: int, by: str, origin: str) -> int:
+    def configure(
+        self,
+        document: Mapping[str, Any],
+        *,
+        expected_version: int,
+        by: str,
+        origin: str,
+        changed: Mapping[str, int | None] | None = None,
+    ) -> int:
         with self.transaction() as tx:
             version = expected_version + 1
             written = tx.connection.execute(
@@ -77,21 +89,23 @@ class SqlStore(Database):
                 {
                     "at": tx.now,
                     "event": Event.CHANGED.value,
-                    "slots": {},
+                    "slots": dict(changed or {}),
                     "detail": f"version {version} by {by} from {origin}",
                 },
             )
             return version
 
+    @again_if_undone
     def limit_rows(self) -> tuple[LimitRow, ...]:
         with self.transaction(read_only=True) as tx:
             return reading.limit_rows(tx.connection)
 
+    @again_if_undone
     def settle(self, key: str, capacity: int | None, source: Source, *, version: int) -> bool:
         with self.transaction(grant_lock=True) as tx:
             if tx.version != version:
                 return False
-            limits.settle(tx.connection, self.dialect, key, capacity, source)
+            limits.settle(tx.connection, self.dialect, key, capacity, source, tx.now)
             return True
 
     def settled(self, version: int) -> None:
@@ -99,6 +113,30 @@ class SqlStore(Database):
             tx.connection.execute(
                 update(t.meta).where(t.meta.c.settled_version < version).values(settled_version=version)
             )
+
+    def register(self, deployment: Deployment) -> None:
+        with self.transaction() as tx:
+            key = digest(f"{deployment.host}/{deployment.name}")
+            values = {"id": key, "host": deployment.host, "name": deployment.name, "registered_at": tx.now}
+            known = select(t.deployment.c.fingerprint).where(t.deployment.c.id == key)
+            self.dialect.insert_if_absent(
+                tx.connection, t.deployment, {**values, "fingerprint": deployment.fingerprint}
+            )
+            if (there := tx.connection.scalar(known)) != deployment.fingerprint:
+                raise DeploymentConflict(
+                    f"{deployment.host}/{deployment.name} is {there} already, this is {deployment.fingerprint}: name "
+                    "one of the two otherwise (PENSTOCK_DEPLOYMENT, or the host's own setting), or if it has moved, "
+                    f"`penstock db forget {deployment.host}/{deployment.name}`"
+                )
+
+    def deployments(self) -> tuple[Deployment, ...]:
+        with self.transaction(read_only=True) as tx:
+            return reading.deployments(tx.connection)
+
+    def forget(self, host: str, name: str) -> bool:
+        with self.transaction() as tx:
+            known = t.deployment.c.id == digest(f"{host}/{name}")
+            return tx.connection.execute(delete(t.deployment).where(known)).rowcount == 1
 
     # -- sessions ----------------------------------------------------------------------------------------------------
 
@@ -123,25 +161,34 @@ class SqlStore(Database):
             )
             if renewed.rowcount != 1:
                 return False
-        self._end_session_claims(session_id, known)
+        with self.transaction(read_only=True) as tx:
+            mine = self._in_order_of_leaving(tx, t.claim.c.session_id == session_id)
+        there = known()
+        for claim_id in mine:
+            if claim_id not in there:
+                self.release(claim_id, session_id)
         return True
 
     def close_session(self, session_id: str) -> None:
+        m = t.member.c
+        joined = select(m.claim_id).where(m.session_id == session_id)
         with self.transaction() as tx:
             tx.connection.execute(delete(t.session).where(t.session.c.id == session_id))
-        self._end_session_claims(session_id, frozenset)
-        with self.transaction() as tx:
-            tx.connection.execute(delete(t.member).where(t.member.c.session_id == session_id))
-        self.sweep()
-
-    def _end_session_claims(self, session_id: str, known: Callable[[], Collection[str]]) -> None:
-        with self.transaction(read_only=True) as tx:
-            mine = tx.connection.scalars(select(t.claim.c.id).where(t.claim.c.session_id == session_id)).all()
-        for claim_id in set(mine) - set(known()):
+            mine = self._in_order_of_leaving(tx, or_(t.claim.c.session_id == session_id, t.claim.c.id.in_(joined)))
+        for claim_id in mine:
             self.release(claim_id, session_id)
+        with self.transaction() as tx:
+            tx.connection.execute(delete(t.member).where(m.session_id == session_id))
+
+    def _in_order_of_leaving(self, tx: Transaction, which: ColumnElement[bool]) -> Sequence[str]:
+        """Those that wait first: none of them is granted what the others leave."""
+        c = t.claim.c
+        holds = c.state.in_([ClaimState.GRANTED.value, ClaimState.HELD.value])
+        return tx.connection.scalars(select(c.id).where(which).order_by(holds, c.id)).all()
 
     # -- claims ------------------------------------------------------------------------------------------------------
 
+    @again_if_undone
     def acquire(
         self,
         claim: Claim,
@@ -149,106 +196,65 @@ class SqlStore(Database):
         *,
         version: int,
         owner: Owner,
-        wait: bool,
+        mode: Mode = Mode.WAIT,
         eligible_after_seconds: float = 0.0,
     ) -> Outcome:
+        ask = Ask(
+            claim=claim,
+            demands=tuple(demands),
+            version=version,
+            owner=owner,
+            wait=mode is Mode.WAIT,
+            eligible_after=int(eligible_after_seconds * 1_000_000) if demands else 0,
+            clock_shift=self.clock_shift,
+        )
         while True:
+            with self.cursor() as cursor:
+                answer = self.dialect.acquire(cursor, ask)
+            if answer.version != version:
+                return Outcome(Result.STALE, claim.claim_id)
+            if not answer.alive:
+                return Outcome(Result.SESSION_LOST, claim.claim_id)
+            if answer.settled == len(demands):
+                break
+            if not self._settle(demands, version):
+                return Outcome(Result.STALE, claim.claim_id)
+        if answer.state is ClaimState.HELD:
+            return Outcome(Result.HELD, claim.claim_id, answer.slots)
+        if answer.state is ClaimState.WAITING:
+            # The place in the queue is committed; only then look, in new snapshots, or a wake-up could be lost.
+            if claim.claim_id in self._grant():
+                return self.touch(claim.claim_id, demands, version=version, owner=owner)
+            return Outcome(Result.WAITING, claim.claim_id)
+        return self._join(ask, mode) if mode is Mode.WAIT else self._decide(ask, mode)
+
+    def _settle(self, demands: Sequence[Demand], version: int) -> bool:
+        """Make what is missing or has another capacity; in the one order of keys, each in a transaction of its own."""
+        with self.transaction(read_only=True) as tx:
             try:
-                return self._acquire(claim, demands, version, owner, wait, int(eligible_after_seconds * 1_000_000))
+                admission.limit_ids(tx.connection, demands)
+                return True
             except Unsettled as unsettled:
-                for demand in unsettled.demands:  # in the one order of keys, each in a transaction of its own
-                    if not self.settle(demand.key, demand.capacity, demand.source, version=version):
-                        return Outcome(Result.STALE, claim.claim_id)
+                wrong = unsettled.demands
+        return all(self.settle(d.key, d.capacity, d.source, version=version) for d in sorted(wrong))
 
-    def _acquire(
-        self, claim: Claim, demands: Sequence[Demand], version: int, owner: Owner, wait: bool, eligible_after: int
-    ) -> Outcome:
-        if not eligible_after:
-            outcome = self._attempt(claim, demands, version, owner)
-            if outcome.result is not Result.NO_ROOM:
-                return outcome
-        if not wait:
-            return self._attempt(claim, demands, version, owner, decide=True)
-        with self.transaction() as tx:
-            if (refused := self._refused(tx, claim.claim_id, version, owner)) is not None:
-                return refused
-            ids = admission.limit_ids(tx.connection, demands)
-            written = admission.write_claim(
-                tx.connection,
-                self.dialect,
-                claim,
-                demands,
-                owner,
-                state=ClaimState.WAITING,
-                version=version,
-                now=tx.now,
-                eligible_at=tx.now + eligible_after,
-            )
-            if written:
-                wanted = {demand.key: demand.slots for demand in demands}
-                admission.queue(tx.connection, claim.claim_id, admission.rank(tx.now, claim.priority), wanted, ids)
-        if not written:
-            return self._join(claim, demands, version, owner)
-        # The place in the queue is committed; only then look, in new snapshots, or a wake-up could be lost.
-        return self.touch(claim.claim_id, demands, version=version, owner=owner)
-
-    def _attempt(
-        self, claim: Claim, demands: Sequence[Demand], version: int, owner: Owner, *, decide: bool = False
-    ) -> Outcome:
-        """Admit the claim now or leave nothing. `decide`: under the grant lock, exact, waiting for locked rows."""
-        wanted = {demand.key: demand.slots for demand in demands}
-        unlimited = frozenset(demand.key for demand in demands if demand.capacity is None)
+    def _decide(self, ask: Ask, mode: Mode) -> Outcome:
+        """Exactly: under the grant lock, after everybody who waits and fits, waiting for rows that are locked."""
+        claim, granted = ask.claim, list[str]()
         try:
-            with self.transaction(grant_lock=decide) as tx:
-                if (refused := self._refused(tx, claim.claim_id, version, owner)) is not None:
-                    return refused
-                ids = admission.limit_ids(tx.connection, demands)
-                if decide:
-                    limits.settle_drained(tx.connection, self.dialect)
-                    while admission.grant(tx.connection, self.dialect, tx.now, version):
-                        pass
-                elif admission.others_ahead(tx.connection, claim.claim_id, admission.rank(tx.now, claim.priority), ids):
-                    return Outcome(Result.NO_ROOM, claim.claim_id)
-                written = admission.write_claim(
-                    tx.connection,
-                    self.dialect,
-                    claim,
-                    demands,
-                    owner,
-                    state=ClaimState.HELD,
-                    version=version,
-                    now=tx.now,
-                    eligible_at=tx.now,
-                )
-                if written:
-                    with tx.connection.begin_nested() as savepoint:
-                        slots = admission.take_slots(
-                            tx.connection, self.dialect, claim.claim_id, wanted, ids, unlimited, skip_locked=not decide
-                        )
-                        if slots is None:
-                            savepoint.rollback()
-                            raise _NoRoom
-                    row = self._claim_row(tx.connection, claim.claim_id)
-                    admission.record(tx.connection, Event.GRANTED, row, tx.now, waited=0)
-                    return Outcome(Result.HELD, claim.claim_id, slots)
-        except _NoRoom:
-            return Outcome(Result.NO_ROOM, claim.claim_id)
-        joined = self._join(claim, demands, version, owner)
-        if decide and joined.result is Result.WAITING:
-            return Outcome(Result.NO_ROOM, claim.claim_id)
-        return joined
+            with self.transaction(grant_lock=True) as tx:
+                if tx.version != ask.version:
+                    return Outcome(Result.STALE, claim.claim_id)
+                limits.settle_drained(tx.connection)
+                outcome = deciding.decide(tx, self.dialect, ask, mode, granted)
+        except Unsettled:
+            return self.acquire(claim, ask.demands, version=ask.version, owner=ask.owner, mode=mode)
+        self._tell(granted)
+        return outcome if outcome is not None else self._join(ask, mode)
 
-    def _refused(self, tx: Transaction, claim_id: str, version: int, owner: Owner) -> Outcome | None:
-        if tx.version != version:
-            return Outcome(Result.STALE, claim_id)
-        if owner.session_id is not None:
-            alive = select(t.session.c.id).where(t.session.c.id == owner.session_id)
-            if tx.connection.execute(alive).first() is None:
-                return Outcome(Result.SESSION_LOST, claim_id)
-        return None
-
-    def _join(self, claim: Claim, demands: Sequence[Demand], version: int, owner: Owner) -> Outcome:
+    def _join(self, ask: Ask, mode: Mode) -> Outcome:
         """The id was used before, or the same holder has a live claim: go on with that one."""
+        claim = ask.claim
         with self.transaction(read_only=True) as tx:
             ids = select(t.claim.c.id)
             claim_id = tx.connection.scalar(ids.where(t.claim.c.id == claim.claim_id))
@@ -256,60 +262,36 @@ class SqlStore(Database):
                 claim_id = tx.connection.scalar(ids.where(t.claim.c.live_holder == digest(claim.holder)))
         if claim_id is None:  # it ended just now
             return Outcome(Result.STALE, claim.claim_id)
-        return self.touch(claim_id, demands, version=version, owner=owner)
+        outcome = self.touch(claim_id, ask.demands, version=ask.version, owner=ask.owner)
+        if mode is not Mode.WAIT and outcome.result is Result.WAITING:
+            return replace(outcome, result=Result.NO_ROOM)
+        return outcome
 
+    @again_if_undone
     def touch(self, claim_id: str, demands: Sequence[Demand], *, version: int, owner: Owner) -> Outcome:
+        if owner.session_id is not None and owner.probe_seconds is None:
+            with self.cursor() as cursor:
+                slots = self.dialect.acknowledge(cursor, claim_id, owner.session_id, shift=self.clock_shift)
+            if slots is not None:
+                return Outcome(Result.HELD, claim_id, slots)
         while True:
             try:
-                outcome = self._touch(claim_id, demands, version, owner)
-            except Unsettled as unsettled:
-                for demand in unsettled.demands:
-                    if not self.settle(demand.key, demand.capacity, demand.source, version=version):
-                        return Outcome(Result.STALE, claim_id)
+                with self.transaction() as tx:
+                    outcome = touching.touch(tx, self.dialect, claim_id, demands, version, owner)
+            except Unsettled:
+                if not self._settle(demands, version):
+                    return Outcome(Result.STALE, claim_id)
                 continue
-            if outcome.result is Result.WAITING and self.grant_pass():
+            if outcome.result is Result.WAITING and claim_id in self._grant():
                 continue
             return outcome
 
-    def _touch(self, claim_id: str, demands: Sequence[Demand], version: int, owner: Owner) -> Outcome:
-        with self.transaction() as tx:
-            row = self._claim_row(tx.connection, claim_id, lock=True)
-            if row is None or row.state == ClaimState.ENDED.value:
-                expired = row is not None and row.outcome == Event.EXPIRED.value and owner.session_id is not None
-                return Outcome(Result.SESSION_LOST if expired else Result.ENDED, claim_id)
-            if row.session_id is not None and row.session_id != owner.session_id:
-                return Outcome(Result.BUSY, claim_id)
-            waiting = row.state in (ClaimState.WAITING.value, ClaimState.PARKED.value)
-            if waiting and (refused := self._refused(tx, claim_id, version, owner)) is not None:
-                return refused
-            kind = ClaimKind(row.kind)
-            values = admission.ownership(kind, owner, tx.now, held=not waiting)
-            admission.join_run(tx.connection, self.dialect, kind, claim_id, owner)
-            if waiting:
-                if row.state == ClaimState.PARKED.value or row.version != version:
-                    wanted = {demand.key: demand.slots for demand in demands}
-                    admission.queue(
-                        tx.connection, claim_id, row.rank, wanted, admission.limit_ids(tx.connection, demands)
-                    )
-                    values |= {"demands": wanted, "version": version}
-                values["state"] = ClaimState.WAITING.value
-            else:
-                adopted = row.liveness == Liveness.TICKET.value and values["liveness"] == Liveness.SESSION.value
-                if adopted and row.state == ClaimState.HELD.value:
-                    admission.renew_epochs(tx.connection, self.dialect, claim_id)
-                if row.state == ClaimState.GRANTED.value:
-                    values["acknowledged_at"] = tx.now
-                values["state"] = ClaimState.HELD.value
-            tx.connection.execute(update(t.claim).where(t.claim.c.id == claim_id).values(values))
-            if waiting:
-                return Outcome(Result.WAITING, claim_id)
-            return Outcome(Result.HELD, claim_id, admission.slots_of(tx.connection, claim_id))
-
+    @again_if_undone
     def hand_over(
         self, claim_id: str, session_id: str, *, ticket_seconds: float, eligible_after_seconds: float = 0.0
     ) -> bool:
         with self.transaction() as tx:
-            row = self._claim_row(tx.connection, claim_id, lock=True)
+            row = admission.claim_row(tx.connection, claim_id, lock=True)
             if row is None or row.session_id != session_id:
                 return False
             values = {
@@ -321,98 +303,188 @@ class SqlStore(Database):
             tx.connection.execute(update(t.claim).where(t.claim.c.id == claim_id).values(values))
             return True
 
+    @again_if_undone
     def release(self, claim_id: str, session_id: str | None) -> bool:
+        if session_id is not None:
+            with self.cursor() as cursor:
+                done, found = self.dialect.release(cursor, claim_id, session_id, shift=self.clock_shift)
+            if found:
+                self._look_after_commit(found=True)
+            if done:
+                return True
         with self.transaction() as tx:
-            row = self._claim_row(tx.connection, claim_id, lock=True)
-            if row is None or row.state == ClaimState.ENDED.value:
+            row = admission.claim_row(tx.connection, claim_id, lock=True)
+            if row is None and self._bury(tx, claim_id):
                 return False
-            if row.kind == ClaimKind.OP.value and row.session_id != session_id:
-                return False  # another's by now, or handed over
-            if row.kind == ClaimKind.RUN.value and row.liveness == Liveness.SESSION.value:
-                mine = (t.member.c.claim_id == claim_id) & (t.member.c.session_id == session_id)
-                tx.connection.execute(delete(t.member).where(mine))
-                if tx.connection.execute(select(t.member).where(t.member.c.claim_id == claim_id)).first() is not None:
-                    return True
+            if row is None:  # its acquire came through just now
+                row = admission.claim_row(tx.connection, claim_id, lock=True)
+            if row.state == ClaimState.ENDED.value or not touching.leave(tx.connection, row, session_id):
+                return False
+            if not touching.is_last(tx.connection, row):
+                return True
             held = row.state in (ClaimState.GRANTED.value, ClaimState.HELD.value)
             admission.end_claim(tx.connection, row, Event.RELEASED if held else Event.WITHDRAWN, tx.now)
-        # Committed; only now look for waiters, in a new snapshot.
-        self.grant_pass()
+        self._look_after_commit()
         return True
 
+    def _look_after_commit(self, *, found: bool = False) -> None:
+        """Only after the commit look for waiters, in a new snapshot. What was committed stands if that fails."""
+        try:
+            self._grant(found=found)
+        except StoreUnavailable as error:
+            log.warning("slots are free, but nobody could be granted them now; the next look does: %s", error)
+
+    def _bury(self, tx: Transaction, claim_id: str) -> bool:
+        """A release that came before its acquire: the id is a tombstone, so that the late acquire is never granted."""
+        return self.dialect.insert_if_absent(tx.connection, t.claim, admission.tombstone(claim_id, tx.now))
+
+    @again_if_undone
     def end(self, claim_id: str, *, reason: str) -> bool:
         with self.transaction() as tx:
-            row = self._claim_row(tx.connection, claim_id, lock=True)
+            row = admission.claim_row(tx.connection, claim_id, lock=True)
             if row is None or row.state == ClaimState.ENDED.value:
                 return False
             held = row.state in (ClaimState.GRANTED.value, ClaimState.HELD.value)
             admission.end_claim(tx.connection, row, Event.RELEASED if held else Event.WITHDRAWN, tx.now, reason)
-        self.grant_pass()
+        self._look_after_commit()
         return True
-
-    def live_claim(self, holder: str) -> str | None:
-        with self.transaction(read_only=True) as tx:
-            claim_id: str | None = tx.connection.scalar(
-                select(t.claim.c.id).where(t.claim.c.live_holder == digest(holder))
-            )
-            return claim_id
 
     # -- granting and upkeep -----------------------------------------------------------------------------------------
 
     def grant_pass(self) -> int:
-        granted = fruitless = 0
+        return len(self._grant())
+
+    def _grant(self, *, found: bool = False) -> set[str]:
+        """Try the grant lock; on success grant until nothing is left. Who was granted. `found`: a look said so."""
+        granted, fruitless = set[str](), 0
         for _ in range(LOOKS):
-            with self.transaction(read_only=True) as tx:
-                work = admission.grantable(tx.connection, tx.now, tx.version) or limits.drained(tx.connection)
-            if not work:
+            with self.cursor() as cursor:
+                found = found or self.dialect.look(cursor)
+                at_once: list[str] | None = []
+                if found:
+                    at_once, found = self.dialect.grant_simple(cursor, shift=self.clock_shift)
+            if at_once:
+                granted.update(at_once)
+                self._wake(at_once)
+                fruitless = 0
+            if at_once is None or not found:  # somebody else has the lock; they look again after they let it go
                 break
+            if at_once:
+                continue
+            found = False
             batch = self._grant_batch()
             if batch is None:  # somebody else has the lock; they look again after they let it go
                 break
-            granted += batch
-            fruitless = 0 if batch else fruitless + 1
-            if fruitless >= FRUITLESS_LOOKS:  # a plain read does not see row locks: give those a moment
+            granted.update(batch.granted)
+            self._tell(batch.granted)
+            if not batch.granted and not batch.contested:
+                break  # those who wait there are barred elsewhere
+            fruitless = 0 if batch.granted else fruitless + 1
+            if fruitless >= FRUITLESS_LOOKS:  # what was contested is in somebody's hands: give them a moment
                 time.sleep(0.005 + 0.005 * (fruitless % 4))
         return granted
 
-    def _grant_batch(self) -> int | None:
+    @again_if_undone
+    def _grant_batch(self) -> granting.Batch | None:
         with self.transaction() as tx:
             if not self.dialect.try_grant_lock(tx.connection):
                 return None
-            limits.settle_drained(tx.connection, self.dialect)
-            return admission.grant(tx.connection, self.dialect, tx.now, tx.version)
+            limits.settle_drained(tx.connection)
+            return granting.grant(tx.cursor, self.clock_shift)
 
-    def sweep(self) -> None:
+    def _tell(self, granted: Collection[str]) -> None:
+        """Wake those that were granted, in other processes too, after the commit."""
+        if granted:
+            self._wake(granted)
+            with self.cursor() as cursor:
+                self.dialect.notify(cursor, granted)
+
+    def _wake(self, granted: Collection[str]) -> None:
+        for tell in list(self.on_granted):
+            tell(granted)
+
+    @again_if_undone
+    def sweep(self) -> Swept:
+        expired: tuple[Expired, ...] = ()
         with self.transaction(read_only=True) as tx:
             jumped = self._jumps.seen(tx.now)
-            work = jumped or reaping.due(tx.connection, tx.now, self.times)
-        if work:
+            work = reaping.due(tx.connection, tx.now, self.times)
+            sessions = select(func.count()).select_from(t.session).scalar_subquery()
+            settled = t.meta.c.settled_version == t.meta.c.configuration_version
+            facts = tx.connection.execute(select(settled, sessions)).one()
+        swept = Swept(bool(facts[0]), sessions=facts[1])
+        if jumped or work:
             with self.transaction() as tx:
                 if not self.dialect.try_grant_lock(tx.connection):
-                    return
+                    return swept
                 if jumped:
-                    reaping.extend_all(tx.connection)
+                    reaping.extend_all(tx.connection, tx.now)
                 else:
-                    reaping.reap(tx.connection, tx.now, self.times)
+                    expired = reaping.reap(tx.connection, tx.now, self.times)
+            if jumped:
+                self._jumps.borne(tx.now)
         self.grant_pass()
+        return replace(swept, expired=expired)
+
+    @again_if_undone
+    def prune(self, *, history_before: int, idle_before: int) -> dict[str, int]:
+        with self.transaction() as tx:
+            rows = reaping.prune_history(tx.connection, history_before)
+        idle = 0
+        for limit_id in self._idle_limits(idle_before):
+            with self.transaction(grant_lock=True) as tx:
+                idle += limits.collect(tx.connection, limit_id)
+        return {"history": rows, "limits": idle}
+
+    def _idle_limits(self, before: int) -> list[int]:
+        with self.transaction(read_only=True) as tx:
+            return limits.idle(tx.connection, before)
+
+    def listen(self, session_id: str | None) -> Listener | None:
+        return self.dialect.listen(self._given, self._engine, session_id)
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
+    @again_if_undone
+    def run_lease(self, holder: str) -> RunLease | None:
+        with self.transaction(read_only=True) as tx:
+            return reading.run_lease(tx.connection, digest(holder))
+
+    @again_if_undone
+    def to_touch(self, claim_ids: Sequence[str]) -> set[str]:
+        with self.transaction(read_only=True) as tx:
+            return reading.to_touch(tx.cursor, claim_ids)
+
+    @again_if_undone
+    def reasons(self, claim_id: str) -> tuple[Reason, ...]:
+        with self.transaction(read_only=True) as tx:
+            return reading.reasons(tx.cursor, claim_id)
+
+    @again_if_undone
+    def reasons_against(self, wants: Mapping[str, int]) -> tuple[Reason, ...]:
+        with self.transaction(read_only=True) as tx:
+            return reading.reasons_against(tx.cursor, wants)
+
+    @again_if_undone
+    def snapshot_time(self) -> int:
+        with self.transaction(read_only=True) as tx:
+            return tx.now
+
+    @again_if_undone
     def snapshot(self) -> Snapshot:
         with self.transaction(read_only=True) as tx:
             return reading.snapshot(tx.connection, tx.now)
 
+    @again_if_undone
     def history(self, *, since: int = 0) -> tuple[HistoryRow, ...]:
         with self.transaction(read_only=True) as tx:
             return reading.history(tx.connection, since)
 
-    def _claim_row(self, connection: Connection, claim_id: str, *, lock: bool = False) -> t.StoredRow:
-        statement = select(t.claim).where(t.claim.c.id == claim_id)
-        row: Any = connection.execute(statement.with_for_update() if lock else statement).first()
-        return row
-
     def after_fork(self) -> None:
-        self._engine.dispose(close=False)
+        for engine in (self._engine, self._upkeep_engine):
+            engine.dispose(close=False)
+        self._thread = threading.local()
         self._jumps = reaping.ClockJumps()
 
     def close(self) -> None:
-        self._engine.dispose()
+        self._dispose()

@@ -9,42 +9,53 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     ForeignKey,
     Index,
     Integer,
     MetaData,
-    Sequence,
     String,
     Table,
     Text,
     and_,
+    literal_column,
+    or_,
 )
 
-REVISION = "0001"
+REVISION = "0002"
 """The Alembic revision that this version works with."""
 VERSION_TABLE = "penstock_schema_version"
 
 StoredRow = Any
 """A row of one of the tables; the type parameters of SQLAlchemy's own Row differ between 2.0 and 2.1."""
 
+# Names are told apart by every character: the usual collations of MariaDB and MySQL take A for a, and é for e.
+MYSQL: dict[str, Any] = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
+
 metadata = MetaData()
 Id = String(36)
 Digest = String(64)  # SHA-256 in hex: keys and holders may be longer than any index allows
 
-meta = Table(
-    "penstock_meta",
-    metadata,
+
+def _table(name: str, *columns: Column[Any], **options: Any) -> Table:
+    table: Table = Table(f"penstock_{name}", metadata, *columns, **options, **MYSQL)
+    return table
+
+
+def _partial_index(name: str, *columns: Column[Any], where: ColumnElement[bool]) -> None:
+    """An index of the rows that somebody looks for in it; whole where the database knows no partial ones."""
+    Index(f"penstock_{name}", *columns, sqlite_where=where, postgresql_where=where)
+
+
+meta = _table(
+    "meta",
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("configuration_version", Integer, nullable=False),
     Column("settled_version", Integer, nullable=False),
-    # The source of epochs where the database has no sequences.
-    Column("last_epoch", BigInteger, nullable=False),
 )
-epoch_sequence = Sequence("penstock_epoch", data_type=BigInteger)
 
-configuration = Table(
-    "penstock_configuration",
-    metadata,
+configuration = _table(
+    "configuration",
     Column("version", Integer, primary_key=True, autoincrement=False),
     Column("document", JSON, nullable=False),
     Column("changed_at", BigInteger, nullable=False),
@@ -52,9 +63,8 @@ configuration = Table(
     Column("changed_from", Text, nullable=False),
 )
 
-limit = Table(
-    "penstock_limit",
-    metadata,
+limit = _table(
+    "limit",
     Column("id", Integer, primary_key=True),
     Column("digest", Digest, nullable=False, unique=True),
     Column("key", Text, nullable=False),
@@ -62,35 +72,25 @@ limit = Table(
     Column("source", String(16), nullable=False),
     # More is held than the capacity allows: every slot is closed until that has drained.
     Column("draining", Boolean, nullable=False),
+    Column("settled_at", BigInteger, nullable=False),
 )
+_partial_index("limit_draining", limit.c.draining, where=limit.c.draining)
 
-slot = Table(
-    "penstock_slot",
-    metadata,
+slot = _table(
+    "slot",
     Column("limit_id", ForeignKey(limit.c.id), primary_key=True),
     Column("n", BigInteger, primary_key=True, autoincrement=False),
     Column("claim_id", Id),  # null: free
+    # The id of the history row of the grant: it only grows, over all limits and over deletes.
     Column("epoch", BigInteger, nullable=False),
     # On the row itself, so that whoever locks the row sees the truth. An unusable slot goes when it is released.
     Column("usable", Boolean, nullable=False),
 )
-Index(
-    "penstock_slot_free",
-    slot.c.limit_id,
-    slot.c.n,
-    sqlite_where=and_(slot.c.claim_id.is_(None), slot.c.usable),
-    postgresql_where=and_(slot.c.claim_id.is_(None), slot.c.usable),
-)
-Index(
-    "penstock_slot_claim",
-    slot.c.claim_id,
-    sqlite_where=slot.c.claim_id.is_not(None),
-    postgresql_where=slot.c.claim_id.is_not(None),
-)
+_partial_index("slot_free", slot.c.limit_id, slot.c.n, where=and_(slot.c.claim_id.is_(None), slot.c.usable))
+_partial_index("slot_claim", slot.c.claim_id, where=slot.c.claim_id.is_not(None))
 
-claim = Table(
-    "penstock_claim",
-    metadata,
+claim = _table(
+    "claim",
     Column("id", Id, primary_key=True),
     Column("live_holder", Digest, unique=True),  # of the holder while the claim lives: one live claim for each
     Column("kind", String(8), nullable=False),
@@ -117,24 +117,36 @@ claim = Table(
     Column("acknowledged_at", BigInteger),
     Column("ended_at", BigInteger),
     Column("outcome", String(16)),
+    Column("parent_id", Id),  # the lease under which it was made
+    Column("within", JSON(none_as_null=True)),  # a run's own limits on its ops
+    Column("name", Text),
+    Column("observed", Boolean),  # admitted above a capacity by a host that only observes
 )
-Index("penstock_claim_session", claim.c.session_id)
-Index("penstock_claim_state", claim.c.state, claim.c.liveness)
-Index("penstock_claim_ended", claim.c.ended_at)
+# A held claim with a session, the usual one, stands in as few indexes as possible.
+_partial_index("claim_session", claim.c.session_id, where=claim.c.session_id.is_not(None))
+_partial_index("claim_deadline", claim.c.deadline, where=claim.c.deadline.is_not(None))
+_partial_index("claim_parent", claim.c.parent_id, where=claim.c.parent_id.is_not(None))
+_partial_index("claim_ended", claim.c.ended_at, where=claim.c.ended_at.is_not(None))
+_partial_index(
+    "claim_pending",
+    claim.c.state,
+    claim.c.rank,
+    where=or_(claim.c.state == literal_column("'waiting'"), claim.c.state == literal_column("'granted'")),
+)
 
-waiter = Table(
-    "penstock_waiter",
-    metadata,
+waiter = _table(
+    "waiter",
     Column("limit_id", ForeignKey(limit.c.id), primary_key=True),
     Column("rank", BigInteger, primary_key=True, autoincrement=False),
     Column("claim_id", Id, primary_key=True),
     Column("slots", Integer, nullable=False),
+    Column("enqueued_at", BigInteger, nullable=False),
 )
 Index("penstock_waiter_claim", waiter.c.claim_id)
+Index("penstock_waiter_age", waiter.c.limit_id, waiter.c.enqueued_at)
 
-session = Table(
-    "penstock_session",
-    metadata,
+session = _table(
+    "session",
     Column("id", Id, primary_key=True),
     Column("host", Text, nullable=False),
     Column("deployment", Text, nullable=False),
@@ -145,17 +157,24 @@ session = Table(
 )
 Index("penstock_session_expires", session.c.expires_at)
 
-member = Table(
-    "penstock_member",
-    metadata,
+member = _table(
+    "member",
     Column("claim_id", Id, primary_key=True),
     Column("session_id", Id, primary_key=True),
 )
 Index("penstock_member_session", member.c.session_id)
 
-history = Table(
-    "penstock_history",
-    metadata,
+deployment = _table(
+    "deployment",
+    Column("id", Digest, primary_key=True),  # of host and name
+    Column("host", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("fingerprint", Text, nullable=False),
+    Column("registered_at", BigInteger, nullable=False),
+)
+
+history = _table(
+    "history",
     Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
     Column("at", BigInteger, nullable=False),
     Column("event", String(16), nullable=False),
@@ -167,5 +186,6 @@ history = Table(
     Column("waited", BigInteger),
     Column("held", BigInteger),
     Column("detail", Text),
+    sqlite_autoincrement=True,  # an id is an epoch, so none is given twice
 )
 Index("penstock_history_at", history.c.at)

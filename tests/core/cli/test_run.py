@@ -15,9 +15,13 @@ from typing import Any
 
 import penstock
 import pytest
+from click.testing import CliRunner
 from penstock import changes
+from penstock.cli import penstock as cli
 from penstock.config import Concurrency
 from penstock.engine import Engine
+from penstock.errors import StoreUnavailable
+from penstock.store.sql import SqlStore
 
 pytestmark = pytest.mark.parametrize("store_kind", ["sqlite", "postgresql"], indirect=True)
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -35,11 +39,11 @@ def engine(store_url: str) -> Iterator[Engine]:
 def start(store_url: str, engine: Engine) -> Iterator[Start]:
     children: list[subprocess.Popen[str]] = []
 
-    def run(*arguments: str) -> subprocess.Popen[str]:
+    def run(*arguments: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "penstock", "--store", store_url, "run", *arguments]
         child = subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -60,6 +64,12 @@ def until(condition: Callable[[], Any], seconds: float = 30) -> None:
     while not condition():
         assert time.monotonic() < deadline, "the state did not come"
         time.sleep(0.02)
+
+
+def end_session(engine: Engine, pid: int) -> None:
+    """As if it had been reaped."""
+    (session,) = [row for row in engine.store.snapshot().sessions if row.session.pid == pid]
+    engine.store.close_session(session.session.session_id)
 
 
 def held(engine: Engine) -> int:
@@ -92,8 +102,10 @@ def test_bad_usage(start: Start) -> None:
         ["--pool", "a"],
         ["--pool", "a:0", "--", "true"],
         ["--tag", "x", "--", "true"],
+        ["--pool", "a", "--wait-timeout", "nan", "--", "true"],
         ["--run-tag", "a=b", "--", "true"],
         ["--pool", "a", "--pool", "a", "--", "true"],
+        ["--tag", "k=1", "--tag", "k=2", "--", "true"],
     ):
         assert start(*arguments).wait(60) == 2
 
@@ -112,10 +124,10 @@ def test_blocked_skip_fail_time_out_impossible(start: Start, engine: Engine) -> 
 def test_it_waits_and_says_for_what(start: Start, engine: Engine) -> None:
     with engine.hold("a"):
         child = start("--pool", "a", "--op-id", "load", "--", "echo", "ran")
-        until(lambda: engine.status()["waiters"])
-    out, err = child.communicate(timeout=60)
+        assert child.stderr is not None
+        assert "load waits: a: 1 of 1 held by process/process" in child.stderr.readline()
+    out, _ = child.communicate(timeout=60)
     assert out == "ran\n"
-    assert "load waits: a: 1 of 1 held by process/process" in err
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -151,11 +163,63 @@ def test_a_lost_lease_kills_the_command(start: Start, engine: Engine) -> None:
     child = start("--pool", "a", "--", "sh", "-c", "echo up; exec sleep 60")
     assert child.stdout is not None
     assert child.stdout.readline() == "up\n"
-    (session,) = [row for row in engine.store.snapshot().sessions if row.session.pid == child.pid]
-    engine.store.close_session(session.session.session_id)  # as if it had been reaped
+    end_session(engine, child.pid)
     _, err = child.communicate(timeout=60)
     assert child.returncode == 76
     assert "the lease is lost" in err
+
+
+def test_with_warn_the_command_goes_on_without_its_lease(start: Start, engine: Engine) -> None:
+    child = start(
+        "--pool", "a", "--on-lost", "warn", "--", "sh", "-c", "echo up; read line; exit 5", stdin=subprocess.PIPE
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
+    assert child.stderr is not None
+    assert child.stdout.readline() == "up\n"
+    end_session(engine, child.pid)
+    while "goes on" not in (line := child.stderr.readline()):
+        assert line, "it ended without a warning"
+    child.stdin.write("\n")
+    child.stdin.flush()
+    assert child.wait(60) == 5
+
+
+def test_a_run_lease_lost_while_its_op_waits_ends_the_wait(start: Start, engine: Engine, tmp_path: Path) -> None:
+    began = tmp_path / "began"
+    with engine.hold("a"):
+        child = start("--run-id", "r", "--pool", "a", "--", "touch", str(began))
+        until(lambda: engine.status()["waiters"])
+        end_session(engine, child.pid)
+        assert child.wait(60) == 76
+    assert not began.exists()
+
+
+def test_a_signal_that_was_ignored_stays_ignored(start: Start, store_url: str) -> None:
+    script = "import signal; print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"
+    run = [sys.executable, "-m", "penstock", "--store", store_url, "run", "--pool", "a", "--"]
+    done = subprocess.run(
+        ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *run, sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "True\n", done.stderr
+
+
+def test_slots_that_cannot_be_given_back_do_not_hide_the_commands_exit_code(
+    engine: Engine, store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> bool:
+        raise StoreUnavailable("the store is away")
+
+    monkeypatch.setattr(SqlStore, "release", away)
+    monkeypatch.setattr(SqlStore, "close_session", away)
+    arguments = ["--store", store_url, "run", "--pool", "a", "--", "sh", "-c", "exit 4"]
+    done = CliRunner().invoke(cli, arguments, standalone_mode=False)
+    assert done.return_value == 4, done.exception
+    assert "freed by expiry" in done.stderr
+    monkeypatch.undo()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")

@@ -1,5 +1,7 @@
 """The first tables."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -7,6 +9,8 @@ revision = "0001"
 down_revision = None
 branch_labels = None
 depends_on = None
+
+MYSQL: dict[str, Any] = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
 
 
 def upgrade() -> None:
@@ -40,6 +44,7 @@ def upgrade() -> None:
         sa.Column("outcome", sa.String(length=16), nullable=True),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("live_holder"),
+        **MYSQL,
     )
     op.create_index("penstock_claim_ended", "penstock_claim", ["ended_at"], unique=False)
     op.create_index("penstock_claim_session", "penstock_claim", ["session_id"], unique=False)
@@ -52,6 +57,7 @@ def upgrade() -> None:
         sa.Column("changed_by", sa.Text(), nullable=False),
         sa.Column("changed_from", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("version"),
+        **MYSQL,
     )
     op.create_table(
         "penstock_history",
@@ -67,6 +73,7 @@ def upgrade() -> None:
         sa.Column("held", sa.BigInteger(), nullable=True),
         sa.Column("detail", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
+        **MYSQL,
     )
     op.create_index("penstock_history_at", "penstock_history", ["at"], unique=False)
     op.create_table(
@@ -79,12 +86,14 @@ def upgrade() -> None:
         sa.Column("draining", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("digest"),
+        **MYSQL,
     )
     op.create_table(
         "penstock_member",
         sa.Column("claim_id", sa.String(length=36), nullable=False),
         sa.Column("session_id", sa.String(length=36), nullable=False),
         sa.PrimaryKeyConstraint("claim_id", "session_id"),
+        **MYSQL,
     )
     op.create_index("penstock_member_session", "penstock_member", ["session_id"], unique=False)
     op.create_table(
@@ -94,6 +103,7 @@ def upgrade() -> None:
         sa.Column("settled_version", sa.Integer(), nullable=False),
         sa.Column("last_epoch", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
+        **MYSQL,
     )
     op.create_table(
         "penstock_session",
@@ -105,6 +115,7 @@ def upgrade() -> None:
         sa.Column("ttl", sa.BigInteger(), nullable=False),
         sa.Column("expires_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
+        **MYSQL,
     )
     op.create_index("penstock_session_expires", "penstock_session", ["expires_at"], unique=False)
     op.create_table(
@@ -119,6 +130,7 @@ def upgrade() -> None:
             ["penstock_limit.id"],
         ),
         sa.PrimaryKeyConstraint("limit_id", "n"),
+        **MYSQL,
     )
     op.create_index(
         "penstock_slot_claim",
@@ -147,6 +159,7 @@ def upgrade() -> None:
             ["penstock_limit.id"],
         ),
         sa.PrimaryKeyConstraint("limit_id", "rank", "claim_id"),
+        **MYSQL,
     )
     op.create_index("penstock_waiter_claim", "penstock_waiter", ["claim_id"], unique=False)
     op.bulk_insert(

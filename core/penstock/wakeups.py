@@ -1,0 +1,199 @@
+"""The waiters of one process, and the one thread that watches the store for all of them."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
+
+from penstock.errors import StoreUnavailable
+
+if TYPE_CHECKING:
+    from penstock.settings import Settings
+    from penstock.store.contract import Listener, Store
+
+log = logging.getLogger("penstock.wakeups")
+IDLE_SECONDS = 10.0
+"""How long the thread, and the connection on which it hears, outlive the last waiter."""
+HEARD_KEPT = 1000
+"""So many claims that were told of before their waiter came are remembered; about others it learns by the next poll."""
+
+
+class Wakeups:
+    """Wakes each waiter when it should speak up: granted, parked, ended, or to be resolved anew.
+
+    The thread hears of grants where the store can tell, and polls in any case: often at first where it cannot hear,
+    and no less than once in `poll_max_seconds`, since a lost wake-up must cost no more. `on_round` is called with each
+    poll.
+    """
+
+    def __init__(
+        self, store: Store, settings: Settings, session_id: Callable[[], str | None], on_round: Callable[[], None]
+    ) -> None:
+        self._store, self._settings, self._session_id, self._on_round = store, settings, session_id, on_round
+        self._lock = threading.Lock()
+        self._waiters: dict[str, Callable[[], None]] = {}
+        self._fresh: set[str] = set()  # to be looked at soon: what was told of them before is not heard again
+        self._heard: dict[str, None] = {}  # told of before their waiter came, the latest last
+        self._thread: threading.Thread | None = None
+        self._listener: Listener | None = None
+        self._listens_for: str | None = None
+        self._listens_since = 0.0
+        self._news = threading.Event()
+        self._pause = settings.poll_min_seconds
+
+    def add(self, claim_id: str, wake: Callable[[], None], *, asked_at: float) -> None:
+        """Have `wake` called, from another thread, when the claim should speak up.
+
+        `asked_at` (monotonic) is when the store was last asked about it: what came later is known where it was heard.
+        """
+        with self._lock:
+            self._waiters[claim_id] = wake
+            heard = claim_id in self._heard
+            self._heard.pop(claim_id, None)
+            if self.wake not in self._store.on_granted:
+                self._store.on_granted.append(self.wake)
+            if self._listener is None or self._listens_since >= asked_at:
+                self._fresh.add(claim_id)
+                self._pause = self._settings.poll_min_seconds
+                self._stir()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._watch, name="penstock-wakeups", daemon=True)
+                self._thread.start()
+        if heard:
+            wake()
+
+    def remove(self, claim_id: str) -> None:
+        """No longer wait for this claim."""
+        with self._lock:
+            self._waiters.pop(claim_id, None)
+            self._fresh.discard(claim_id)
+
+    def wake(self, claim_ids: Collection[str]) -> None:
+        """Wake those of these claims that wait here."""
+        with self._lock:
+            calls = [self._waiters[claim_id] for claim_id in claim_ids if claim_id in self._waiters]
+        for call in calls:
+            call()
+
+    def _remember(self, claim_ids: Collection[str]) -> None:
+        with self._lock:
+            self._heard |= dict.fromkeys(claim_id for claim_id in claim_ids if claim_id not in self._waiters)
+            while len(self._heard) > HEARD_KEPT:
+                del self._heard[next(iter(self._heard))]
+
+    def close(self) -> None:
+        """Let the thread end now rather than some seconds later. Nobody waits any more."""
+        with self._lock:
+            thread, self._waiters = self._thread, {}
+            self._thread = None
+            if self.wake in self._store.on_granted:
+                self._store.on_granted.remove(self.wake)
+            self._stir()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout=5.0)
+
+    def _stir(self) -> None:
+        self._news.set()
+        if self._listener is not None:
+            self._listener.interrupt()
+
+    def _watch(self) -> None:
+        with self._store.as_upkeep():
+            self._watch_until_idle()
+
+    def _watch_until_idle(self) -> None:
+        idle_since = time.monotonic()
+        self._open_listener()
+        while True:
+            with self._lock:
+                ours = self._thread is threading.current_thread()
+                if ours and self._waiters:
+                    idle_since = time.monotonic()
+                elif not ours or time.monotonic() - idle_since > IDLE_SECONDS:
+                    # Both at once, for the next waiter starts another thread, with a listener of its own.
+                    self._thread = None if ours else self._thread
+                    listener, self._listener = self._listener, None
+                    break
+            if self._listener is not None and self._listens_for != self._session_id():
+                self._close_listener()
+                self._open_listener()
+                self._renew()
+            try:
+                self._round()
+            except Exception as error:
+                if isinstance(error, StoreUnavailable):
+                    log.warning("the store did not answer a poll, trying again: %s", error)
+                else:
+                    log.exception("a poll met an error, trying again")
+                self._close_listener()
+                time.sleep(self._settings.poll_max_seconds)
+                self._open_listener()
+        if listener is not None:
+            listener.close()
+
+    def _round(self) -> None:
+        """Until the next poll is due, wake whom the news concern; then look after everybody."""
+        pause = self._next_pause()
+        deadline = time.monotonic() + pause * random.uniform(0.5, 1.0)  # noqa: S311  # jitter, not a secret
+        while (left := deadline - time.monotonic()) > 0:
+            heard = self._listener.wait(left) if self._listener is not None else None
+            if self._listener is None:
+                self._news.wait(left)
+            if self._news.is_set():
+                self._news.clear()
+                with self._lock:
+                    fresh, self._fresh = self._fresh, set()
+                    if self._thread is not threading.current_thread():
+                        return
+                if fresh:
+                    self.wake(self._store.to_touch(list(fresh)))
+                    if self._listener is None:
+                        break  # the pause has become short again
+            if heard:
+                self._remember(heard)
+                self.wake(heard)
+            elif heard is not None:
+                break  # somebody was granted, too many to be named
+        self._look()
+
+    def _next_pause(self) -> float:
+        with self._lock:
+            if self._listener is not None or not self._waiters:
+                return self._settings.poll_max_seconds
+            pause, self._pause = self._pause, min(self._pause * 1.5, self._settings.poll_max_seconds)
+            return pause
+
+    def _look(self) -> None:
+        with self._lock:
+            waiting = list(self._waiters)
+        if waiting:
+            self.wake(self._store.to_touch(waiting))
+            # A wake-up that got lost left a grantable waiter behind: whoever looks next grants it.
+            self._store.grant_pass()
+            self._on_round()
+
+    def _open_listener(self) -> None:
+        session_id = self._session_id()
+        try:
+            listener = self._store.listen(session_id)
+        except StoreUnavailable as error:
+            log.warning("no connection to hear of grants, polling instead: %s", error)
+            listener = None
+        with self._lock:
+            self._listener, self._listens_for, self._listens_since = listener, session_id, time.monotonic()
+
+    def _renew(self) -> None:
+        """Look at everybody soon: what was told while nobody listened is not heard again."""
+        with self._lock:
+            self._fresh.update(self._waiters)
+        self._news.set()
+
+    def _close_listener(self) -> None:
+        with self._lock:
+            listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.close()
