@@ -28,6 +28,7 @@ VARYING = [
         (r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "UUID"),
         (r"\d{4}-\d\d-\d\dT[\d:.]+Z", "TIME"),
         (r"\d+(\.\d+)? (ms|s|min|h)( \d+ (s|min))?\b", "SPAN"),
+        (r"SPAN (ahead of|behind) this", "SPAN beside this"),
         (r'(_seconds": )[\d.]+', r"\1SECONDS"),
         (r"pid \d+ on [^,\s]+", "PROCESS"),
         (r"process/process +\S+ +\d+ +TIME", "process/process PROCESS TIME"),

@@ -60,6 +60,8 @@ class TcpProxy:
             selector.register(one, selectors.EVENT_READ)
 
     def _pass_on(self, one: socket.socket, selector: selectors.BaseSelector) -> None:
+        if one not in self._pairs:  # its other end closed in the same round
+            return
         other = self._pairs[one]
         with contextlib.suppress(OSError):
             if data := one.recv(65536):
