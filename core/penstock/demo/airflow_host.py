@@ -26,7 +26,8 @@ class AirflowHost:
     """One Airflow installation in a folder. Nothing of the caller's own Airflow or Penstock settings reaches it.
 
     `bin_folder` is that of the Python environment with Airflow and Penstock. `store_url` None leaves Penstock inactive.
-    `metadata_url` is a SQLAlchemy URL; without it Airflow keeps its metadata in an SQLite file in `home`.
+    `metadata_url` is a SQLAlchemy URL whose driver can do async as well (postgresql+psycopg can); without it Airflow
+    keeps its metadata in an SQLite file in `home`.
     """
 
     def __init__(
@@ -45,13 +46,13 @@ class AirflowHost:
         self._own_metadata = home / "airflow.db" if metadata_url is None else None
         self._port = free_port()
         self.url = f"http://127.0.0.1:{self._port}"
-        settings = self._settings(metadata_url or f"sqlite:///{self._own_metadata}", store_url, deployment)
+        settings = self._settings(metadata_url, store_url, deployment)
         self.environment = _clean_environment(bin_folder) | settings | dict(environment or {})
         self.processes = Processes(home / "components", self.environment)
         self.start_seconds: dict[str, float] = {}
         self._token: str | None = None
 
-    def _settings(self, metadata_url: str, store_url: str | None, deployment: str) -> dict[str, str]:
+    def _settings(self, metadata_url: str | None, store_url: str | None, deployment: str) -> dict[str, str]:
         """Airflow's settings. Intervals are short: a demo should show waits for slots, not for the host."""
         options: dict[str, dict[str, object]] = {
             "core": {
@@ -64,7 +65,11 @@ class AirflowHost:
                 "simple_auth_manager_passwords_file": self.home / "passwords.json",
                 "execution_api_server_url": f"{self.url}/execution/",
             },
-            "database": {"sql_alchemy_conn": metadata_url},
+            # On SQLite Airflow finds the async driver itself.
+            "database": {
+                "sql_alchemy_conn": metadata_url or f"sqlite:///{self._own_metadata}",
+                "sql_alchemy_conn_async": metadata_url,
+            },
             "api": {
                 "host": "127.0.0.1",
                 "port": self._port,
