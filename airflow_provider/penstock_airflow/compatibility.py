@@ -150,7 +150,7 @@ def hide_from_source(*decorators: str) -> None:
 
 
 def function_of(task: Any) -> Any:
-    """The function that a task runs: of `@task` in all its forms, of `@asset`, of PythonOperator; None where it has none."""
+    """The function that a task runs (`@task` in all its forms, `@asset`, PythonOperator); None where it has none."""
     function = getattr(task, "python_callable", None)
     if function is None and (partial_kwargs := getattr(task, "partial_kwargs", None)) is not None:
         function = partial_kwargs.get("python_callable")
@@ -160,7 +160,7 @@ def function_of(task: Any) -> Any:
 
 
 def rendered(task: Any, text: str, context: Mapping[str, Any]) -> str:
-    """The text as the task's own template environment renders it, always as text, even where the DAG renders to objects.
+    """The text as the task's own template environment renders it: as text, even where the DAG renders to objects.
 
     It also sees the arguments of the task's function, which Airflow itself does not offer to templates.
     """

@@ -74,7 +74,7 @@ class Asks:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Said:
-    """The words of one `limited(…)`, templates as written; None: not said. Raises ClaimError on what can never be right.
+    """The words of one `limited(…)`, templates as written; None: not said. Raises ClaimError on what is never right.
 
     Of `pools` each item is `"name"`, `"name:slots"` or a mapping name → slots.
     """
@@ -189,10 +189,8 @@ def said_around(task: Any) -> Iterator[Said]:
             yield said
     if (said := said_of(task)) is not None:
         if said.within is not None:
-            raise ClaimError(
-                f"{task.task_id}: max_concurrent= and tag_concurrency_limits= limit the tasks of a run; "
-                "say them of the DAG"
-            )
+            words = " and ".join(f"{word}=" for word in said.within)
+            raise ClaimError(f"{task.task_id}: {words} limits the tasks of a run; say it of the DAG")
         yield said
 
 

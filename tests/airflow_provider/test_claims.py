@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from penstock.claim import ClaimKind
+from penstock.config import Concurrency
 from penstock.errors import ClaimError
 from penstock_airflow import claims
 from penstock_airflow.claims import TaskFacts
