@@ -178,9 +178,8 @@ def _mark(target: Any, said: Said) -> None:
 
 def _no_run_words(said: Said, name: str | None) -> None:
     if said.within is not None:
-        raise TypeError(
-            f"{name}: max_concurrent= and tag_concurrency_limits= limit the tasks of a run; say them of the DAG"
-        )
+        words = " and ".join(f"{word}=" for word in said.within)
+        raise TypeError(f"{name}: {words} limits the tasks of a run; say it of the DAG")
 
 
 def _twice(name: object) -> TypeError:

@@ -164,10 +164,10 @@ def rendered(task: Any, text: str, context: Mapping[str, Any]) -> str:
 
     It also sees the arguments of the task's function, which Airflow itself does not offer to templates.
     """
-    template = task.get_template_env(task.dag).from_string(text)
-    names = {**_arguments_of(task), **template.globals, **context}
-    environment = template.environment
     try:
+        template = task.get_template_env(task.dag).from_string(text)
+        environment = template.environment
+        names = {**_arguments_of(task), **template.globals, **context}
         nodes = template.root_render_func(environment.context_class(environment, names, template.name, template.blocks))
         return "".join(map(str, nodes))
     except Exception as error:
