@@ -11,6 +11,8 @@ from urllib.parse import quote
 
 from penstock.claim import Claim, ClaimKind, parse_tag
 
+from penstock_airflow.limits import Limits, RunLimits
+
 HOST = "airflow"
 DEFAULT_POOL = "default_pool"
 DEFAULT_PRIORITY_WEIGHT = 1
@@ -72,7 +74,7 @@ def run_id(dag_id: str, dag_run_id: str) -> str:
     return f"{dag_id}/{dag_run_id}"
 
 
-def run_claim(facts: TaskFacts, *, deployment: str, run_tag_keys: Iterable[str] = ()) -> Claim:
+def run_claim(facts: TaskFacts, said: RunLimits, *, deployment: str, run_tag_keys: Iterable[str] = ()) -> Claim:
     """The claim of the whole DAG run, the same from each of its tasks."""
     tags = _dag_tags(facts) | _known({"dag_id": facts.dag_id, "run_type": facts.run_type})
     tags |= _known({"triggering_user": facts.triggering_user})
@@ -85,12 +87,17 @@ def run_claim(facts: TaskFacts, *, deployment: str, run_tag_keys: Iterable[str] 
         host=HOST,
         deployment=deployment,
         run_id=run_id(facts.dag_id, facts.run_id),
-        tags=tags,
+        pools=said.pools,
+        tags=tags | dict(said.tags),
+        priority=said.priority or 0,
+        within=said.within,
         url=_run_url(facts),
     )
 
 
-def op_claim(facts: TaskFacts, *, deployment: str, limited: Collection[str], globs: Collection[str] = ()) -> Claim:
+def op_claim(
+    facts: TaskFacts, said: Limits, *, deployment: str, limited: Collection[str], globs: Collection[str] = ()
+) -> Claim:
     """The claim of one attempt of a task instance.
 
     `limited` names the pools with an explicit limit in the store. A task's `pool` counts when it is one of these or
@@ -107,10 +114,10 @@ def op_claim(facts: TaskFacts, *, deployment: str, limited: Collection[str], glo
         run_id=run_id(facts.dag_id, facts.run_id),
         op_id=facts.task_id if facts.map_index < 0 else f"{facts.task_id}[{facts.map_index}]",
         attempt=facts.try_number,
-        pools={facts.pool: facts.pool_slots} if counts else {},
-        tags=_dag_tags(facts) | _known(own),
+        pools={**({facts.pool: facts.pool_slots} if counts else {}), **said.pools},
+        tags=_dag_tags(facts) | _known(own) | dict(said.tags),
         # Airflow's weight of a task that says nothing is 1, everybody else's priority then is 0.
-        priority=facts.priority_weight - DEFAULT_PRIORITY_WEIGHT,
+        priority=facts.priority_weight - DEFAULT_PRIORITY_WEIGHT if said.priority is None else said.priority,
         url=facts.url,
         in_run=True,
     )
