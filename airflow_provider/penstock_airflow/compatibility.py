@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,6 +17,29 @@ def configuration() -> Any:
     from airflow.configuration import conf  # noqa: PLC0415  # the policy module must stay light
 
     return conf
+
+
+def connection(conn_id: str) -> Any:
+    """Airflow's connection of that id. Raises what `not_found` names when there is none, or whatever Airflow raises.
+
+    In task processes, the dag-processor's children and the triggerer the SDK asks the execution API, from any thread;
+    the API server, the scheduler and the command line read Airflow's database, which only the older door still does.
+    """
+    if hasattr(sys.modules.get("airflow.sdk.execution_time.task_runner"), "SUPERVISOR_COMMS"):
+        from airflow.sdk import Connection  # noqa: PLC0415
+
+        return Connection.get(conn_id)
+    from airflow.models.connection import Connection as StoredConnection  # noqa: PLC0415
+
+    return StoredConnection.get_connection_from_secrets(conn_id)
+
+
+def not_found() -> type[Exception]:
+    """What Airflow raises where there is no such thing."""
+    from airflow.exceptions import AirflowNotFoundException  # noqa: PLC0415
+
+    found: type[Exception] = AirflowNotFoundException
+    return found
 
 
 def task_deferred(**facts: Any) -> Any:
