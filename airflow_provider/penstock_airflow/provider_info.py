@@ -47,6 +47,8 @@ def get_provider_info() -> dict[str, Any]:
         "hooks": [{"integration-name": "Penstock", "python-modules": ["penstock_airflow.hook"]}],
         "triggers": [{"integration-name": "Penstock", "python-modules": ["penstock_airflow.trigger"]}],
         "connection-types": [CONNECTION_TYPE],
+        "extra-links": ["penstock_airflow.plugin.HolderLink"],
+        "cli": ["penstock_airflow.cli.get_cli_commands"],
         "config": {
             "penstock": {
                 "description": "Where the limits are kept, and how tasks wait for them.",
