@@ -18,6 +18,7 @@ from penstock.rules import late_pools
 
 from penstock_airflow import claims, compatibility, policy
 from penstock_airflow.installation import Installation, engine, installation, patiently
+from penstock_airflow.limits import of_run, of_task
 from penstock_airflow.trigger import PenstockTrigger
 
 if TYPE_CHECKING:
@@ -71,11 +72,13 @@ class _Gate:
 
     def enter(self) -> None:
         engine, here = self._engine, self._here
-        run_claim = claims.run_claim(self._facts, deployment=here.deployment, run_tag_keys=here.run_tag_keys)
+        limits, run_limits = of_task(self._context), of_run(self._context)
+        if limits.exempt:
+            return
         _, concurrency = patiently(engine.configuration)
-        op_claim = claims.op_claim(
-            self._facts, deployment=here.deployment, limited=concurrency.pools.limits, globs=here.pools
-        )
+        how: dict[str, Any] = {"deployment": here.deployment, "concurrency": concurrency, "globs": here.pools}
+        run_claim = claims.run_claim(self._facts, run_limits, run_tag_keys=here.run_tag_keys, **how)
+        op_claim = claims.op_claim(self._facts, limits, run_priority=run_limits.priority or 0, **how)
         asked = engine.request(op_claim).claim
         limited = bool(engine.demands(asked, concurrency) or late_pools(asked, concurrency))
         # The run's lease belongs to the run: no process stands behind it, and any task of the run waits with it.
