@@ -51,7 +51,7 @@ class PenstockTrigger(BaseTrigger):  # type: ignore[misc,unused-ignore]  # the t
 
     async def run(self) -> AsyncIterator[Any]:
         """Wait in the store, off the event loop. Raises StoreUnavailable when the store was away for too long."""
-        runs.watch()
+        runs.watch(asyncio.get_running_loop())
         for claim in self._claims():
             await self._granted(claim)
         await asyncio.sleep(max(0.0, self.not_before - time.time()))

@@ -50,6 +50,7 @@ class AirflowHost:
         self.environment = _clean_environment(bin_folder) | settings | dict(environment or {})
         self.processes = Processes(home / "components", self.environment)
         self.start_seconds: dict[str, float] = {}
+        self._token: str | None = None
 
     def _settings(self, metadata_url: str | None, store_url: str | None, deployment: str) -> dict[str, str]:
         """Airflow's settings. Intervals are short: a demo should show waits for slots, not for the host."""
@@ -245,16 +246,23 @@ class AirflowHost:
             self.url + path,
             method=method,
             data=json.dumps(body).encode() if body is not None else None,
-            headers={"Content-Type": "application/json"},
+            headers={"Content-Type": "application/json"} | self._authorization(),
         )
         try:
             with _DIRECT.open(request, timeout=30) as response:
                 answer: dict[str, Any] = json.load(response)
                 return answer
         except urllib.error.HTTPError as error:
+            if error.code == 401 and self._token is None:  # Airflow 3.1 wants a token even where all are admins
+                with _DIRECT.open(f"{self.url}/auth/token", timeout=30) as response:
+                    self._token = json.load(response)["access_token"]
+                return self._request(method, path, body)
             raise HostFailed(f"{method} {path}: {error.code} {error.read().decode(errors='replace')[:1000]}") from error
         except (OSError, http.client.HTTPException) as error:
             raise HostFailed(f"{method} {path}: {error}\n{self.processes.tail('api-server')}") from error
+
+    def _authorization(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._token}"} if self._token else {}
 
 
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback never goes through a proxy
