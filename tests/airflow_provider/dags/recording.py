@@ -22,7 +22,7 @@ def record(name: str, seconds: float = 1.0) -> None:
         draft.replace(path)
         if now >= began + seconds:
             return
-        time.sleep(min(0.02, began + seconds - now))
+        time.sleep(min(0.05, began + seconds - now))
 
 
 if __name__ == "__main__":
