@@ -87,7 +87,7 @@ class Installation:
         conf = Configuration()
         given = settings.Settings.from_environment()
         return cls(
-            store_url=settings.configured_url(conf.get(SECTION, "store_url", fallback=None)),
+            store_url=_store_url(conf),
             deployment=settings.deployment(conf.get(SECTION, "deployment", fallback=None), host="airflow"),
             conn_id=conf.get(SECTION, "conn_id", fallback=None),
             pools=_listed(conf.get(SECTION, "pools", fallback="")),
@@ -117,7 +117,7 @@ def store_is_configured() -> bool:
     """
     try:
         conf = Configuration()
-        named = settings.configured_url(conf.get(SECTION, "store_url")) or conf.get(SECTION, "conn_id")
+        named = _store_url(conf) or conf.get(SECTION, "conn_id")
     except ConfigError as error:
         log.warning("Penstock: the store's URL cannot be read, tasks will fail: %s", error)
         return True
@@ -208,6 +208,12 @@ def patiently(call: Callable[[], T], *, patience_seconds: float | None = None) -
             log.warning("the store is away, nothing starts before it answers; trying again: %s", error)
             time.sleep(pause)
             pause = min(2 * pause, longest)
+
+
+def _store_url(conf: Configuration) -> str | None:
+    """What the section says comes before what the environment says to every program of Penstock."""
+    own = conf.get(SECTION, "store_url", fallback=None)
+    return own if own or conf.get(SECTION, "conn_id") else settings.configured_url(None)
 
 
 def _listed(text: str | None) -> tuple[str, ...]:

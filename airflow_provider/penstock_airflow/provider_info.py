@@ -56,7 +56,7 @@ def get_provider_info() -> dict[str, Any]:
                     "store_url": _option(
                         "SQLAlchemy URL of the store that holds the limits; the same for every host that shares them. "
                         "Also ``store_url_cmd``, a command that prints it, and ``store_url_secret``, its name in the "
-                        "secrets backend. Absent: ``PENSTOCK_STORE_URL``, else ``conn_id``. Without any of them "
+                        "secrets backend. Absent: ``conn_id``, else ``PENSTOCK_STORE_URL``. Without any of them "
                         "Penstock is inactive.",
                         example="postgresql+psycopg://penstock:secret@db.example/penstock",
                         sensitive=True,

@@ -44,6 +44,10 @@ FOUND: dict[str, tuple[dict[str, str], str]] = {
     "command": ({"AIRFLOW__PENSTOCK__STORE_URL_CMD": f"echo {URL}"}, URL),
     "secrets backend": (VAULT | {"AIRFLOW__PENSTOCK__STORE_URL_SECRET": "penstock/url"}, FROM_VAULT),
     "connection": (VAULT | {"AIRFLOW__PENSTOCK__CONN_ID": "vaulted"}, f"postgresql://u:{SECRET}@vault:5433/d"),
+    "the section before the environment": (
+        VAULT | {"AIRFLOW__PENSTOCK__CONN_ID": "vaulted", "PENSTOCK_STORE_URL": URL},
+        f"postgresql://u:{SECRET}@vault:5433/d",
+    ),
     "the URL wins": ({"AIRFLOW__PENSTOCK__STORE_URL": URL, "AIRFLOW__PENSTOCK__CONN_ID": "nobody"}, URL),
 }
 FAILING: dict[str, tuple[dict[str, str], str]] = {
