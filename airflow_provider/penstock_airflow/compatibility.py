@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import json
 import logging
@@ -14,6 +15,7 @@ log = logging.getLogger("penstock.airflow")
 RESUME_METHOD = "penstock_resume"
 DEFAULT_API_URL = "http://localhost:8080"
 HEALTH_SECONDS = 3.0
+ANSWER_SECONDS = 30.0
 FAIL_METHOD = "__fail__"  # Airflow's own next_method for a task whose trigger failed: no code of the task runs then
 
 
@@ -140,11 +142,17 @@ def after_execution(call: Callable[[BaseException | None], None]) -> bool:
     return True
 
 
-def run_is_alive(dag_id: str, dag_run_id: str) -> bool:
-    """Whether the run exists and is not over, as the execution API says. Works in task processes and triggerers."""
-    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance  # noqa: PLC0415
+def run_is_alive(dag_id: str, dag_run_id: str, loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether the run exists and is not over, as the execution API says. For any thread of a triggerer but its loop's.
 
-    count: int = RuntimeTaskInstance.get_dr_count(dag_id, run_ids=[dag_run_id], states=["queued", "running"])
+    `loop` is the triggerer's: what asks from elsewhere reads answers that are not its own, and Airflow 3.1 then ends
+    the whole triggerer ("Response read out of order!").
+    """
+    from airflow.sdk.execution_time import comms, task_runner  # noqa: PLC0415
+
+    question = comms.GetDRCount(dag_id=dag_id, run_ids=[dag_run_id], states=["queued", "running"])
+    asked = asyncio.run_coroutine_threadsafe(task_runner.SUPERVISOR_COMMS.asend(question), loop)
+    count: int = asked.result(ANSWER_SECONDS).count
     return count > 0
 
 

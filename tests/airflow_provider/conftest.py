@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -49,12 +48,12 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
     return WithoutAirflow.from_parent(parent, path=module_path)
 
 
-STORES = ["sqlite", "postgresql"] if os.environ.get("PENSTOCK_TEST_POSTGRESQL_URL") else ["sqlite"]
+STORES = ["sqlite", "postgresql"]
 
 
 @pytest.fixture(scope="session", params=STORES)
 def store_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """An empty store for the limits; Airflow's own metadata is always in SQLite."""
+    """An empty store for the limits."""
     with ExitStack() as stack:
         if request.param == "postgresql":
             url = stack.enter_context(fresh_database(request.getfixturevalue("postgresql_url")))
@@ -81,13 +80,21 @@ def intervals_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def started_host(
-    engine: Engine, store_url: str, intervals_folder: Path, tmp_path_factory: pytest.TempPathFactory
+    engine: Engine, store_url: str, postgresql_url: str, intervals_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[AirflowHost]:
-    environment = SETTINGS | {"INTERVALS_FOLDER": str(intervals_folder)}
-    home = tmp_path_factory.mktemp("airflow")
-    with AirflowHost(
-        Path(sys.executable).parent, home, DAGS, store_url=store_url, deployment="tests", environment=environment
-    ) as host:
+    """Airflow on a metadata database of its own, on PostgreSQL as in production."""
+    with (
+        fresh_database(postgresql_url) as metadata_url,
+        AirflowHost(
+            Path(sys.executable).parent,
+            tmp_path_factory.mktemp("airflow"),
+            DAGS,
+            store_url=store_url,
+            deployment="tests",
+            metadata_url=metadata_url,
+            environment=SETTINGS | {"INTERVALS_FOLDER": str(intervals_folder)},
+        ) as host,
+    ):
         host.start(DAG_IDS)
         for pool in ("api", "database", "narrow"):
             host.create_pool(pool, 16)  # wide: it is Penstock that limits

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import airflow_versions
 import pytest
 from penstock import changes
 from penstock.claim import Claim
@@ -68,9 +69,9 @@ def settle(monkeypatch: pytest.MonkeyPatch, settings: Installation) -> None:
 
 def context(task_id: str = "task", *, run_id: str = "run", next_kwargs: dict[str, Any] | None = None) -> dict[str, Any]:
     """As much of a task's context as the gate reads; with `next_kwargs` that of a task whose wait is over."""
-    from airflow.sdk.serde import serialize
-
-    resumed = SimpleNamespace(next_method=compatibility.RESUME_METHOD, next_kwargs=serialize(next_kwargs))
+    resumed = SimpleNamespace(
+        next_method=compatibility.RESUME_METHOD, next_kwargs=airflow_versions.serialized_arguments(next_kwargs)
+    )
     ti = SimpleNamespace(dag_id="dag", run_id=run_id, task_id=task_id, map_index=-1, try_number=1, log_url=None)
     ti._ti_context_from_server = resumed if next_kwargs is not None else None
     task = SimpleNamespace(
@@ -86,9 +87,7 @@ def claims_of(deferred: Any) -> list[Claim]:
 
 def deferral(**facts: Any) -> Any:
     """What the gate raises for a task that has to wait."""
-    from airflow.sdk.exceptions import TaskDeferred
-
-    with pytest.raises(TaskDeferred) as caught:
+    with pytest.raises(airflow_versions.exception("TaskDeferred")) as caught:
         gate.enter(context(**facts))
     return caught.value
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import airflow_versions
 import pytest
 from penstock_airflow import gate, installation, policy, runs
 
@@ -101,16 +102,15 @@ def test_a_users_dag_callbacks_are_kept(calls: list[str], kind: str, shape: str)
 
 def test_the_serialized_dag_shows_the_users_hook_as_before(calls: list[str]) -> None:
     from airflow.sdk import DAG
-    from airflow.serialization.serialized_objects import DagSerialization
 
     def hook(context: Any) -> None:
         calls.append("hook")
 
     with DAG("dag", schedule=None) as dag:
         task = operator(pre_execute=hook)
-    before = DagSerialization.to_dict(dag)
+    before = airflow_versions.serialized_dag(dag)
     policy.task_policy(task)
-    assert DagSerialization.to_dict(dag) == before
+    assert airflow_versions.serialized_dag(dag) == before
 
 
 def test_without_a_store_nothing_is_touched(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -134,7 +134,7 @@ def test_without_a_store_nothing_is_touched(monkeypatch: pytest.MonkeyPatch, cap
 def test_airflow_loads_it_as_a_plugin_of_policies(calls: list[str]) -> None:
     from airflow import policies, settings
 
-    manager = settings.get_policy_plugin_manager()
+    manager = airflow_versions.policy_manager()
     assert manager.get_plugin("penstock") is policy
     assert policy.hookimpl.project_name == policies.hookimpl.project_name
     task = operator()

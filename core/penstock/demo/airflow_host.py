@@ -26,7 +26,8 @@ class AirflowHost:
     """One Airflow installation in a folder. Nothing of the caller's own Airflow or Penstock settings reaches it.
 
     `bin_folder` is that of the Python environment with Airflow and Penstock. `store_url` None leaves Penstock inactive.
-    `metadata_url` is a SQLAlchemy URL; without it Airflow keeps its metadata in an SQLite file in `home`.
+    `metadata_url` is a SQLAlchemy URL whose driver can do async as well (postgresql+psycopg can); without it Airflow
+    keeps its metadata in an SQLite file in `home`.
     """
 
     def __init__(
@@ -45,12 +46,13 @@ class AirflowHost:
         self._own_metadata = home / "airflow.db" if metadata_url is None else None
         self._port = free_port()
         self.url = f"http://127.0.0.1:{self._port}"
-        settings = self._settings(metadata_url or f"sqlite:///{self._own_metadata}", store_url, deployment)
+        settings = self._settings(metadata_url, store_url, deployment)
         self.environment = _clean_environment(bin_folder) | settings | dict(environment or {})
         self.processes = Processes(home / "components", self.environment)
         self.start_seconds: dict[str, float] = {}
+        self._token: str | None = None
 
-    def _settings(self, metadata_url: str, store_url: str | None, deployment: str) -> dict[str, str]:
+    def _settings(self, metadata_url: str | None, store_url: str | None, deployment: str) -> dict[str, str]:
         """Airflow's settings. Intervals are short: a demo should show waits for slots, not for the host."""
         options: dict[str, dict[str, object]] = {
             "core": {
@@ -63,7 +65,11 @@ class AirflowHost:
                 "simple_auth_manager_passwords_file": self.home / "passwords.json",
                 "execution_api_server_url": f"{self.url}/execution/",
             },
-            "database": {"sql_alchemy_conn": metadata_url},
+            # On SQLite Airflow finds the async driver itself.
+            "database": {
+                "sql_alchemy_conn": metadata_url or f"sqlite:///{self._own_metadata}",
+                "sql_alchemy_conn_async": metadata_url,
+            },
             "api": {
                 "host": "127.0.0.1",
                 "port": self._port,
@@ -221,16 +227,23 @@ class AirflowHost:
             self.url + path,
             method=method,
             data=json.dumps(body).encode() if body is not None else None,
-            headers={"Content-Type": "application/json"},
+            headers={"Content-Type": "application/json"} | self._authorization(),
         )
         try:
             with _DIRECT.open(request, timeout=30) as response:
                 answer: dict[str, Any] = json.load(response)
                 return answer
         except urllib.error.HTTPError as error:
+            if error.code == 401 and self._token is None:  # Airflow 3.1 wants a token even where all are admins
+                with _DIRECT.open(f"{self.url}/auth/token", timeout=30) as response:
+                    self._token = json.load(response)["access_token"]
+                return self._request(method, path, body)
             raise HostFailed(f"{method} {path}: {error.code} {error.read().decode(errors='replace')[:1000]}") from error
         except (OSError, http.client.HTTPException) as error:
             raise HostFailed(f"{method} {path}: {error}\n{self.processes.tail('api-server')}") from error
+
+    def _authorization(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._token}"} if self._token else {}
 
 
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback never goes through a proxy

@@ -8,10 +8,10 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
+from airflow.providers.common.compat.sdk import AirflowSkipException
 from airflow.providers.standard.operators.python import PythonOperator
 from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 from airflow.sdk import DAG, BaseOperator, task
-from airflow.sdk.exceptions import AirflowSkipException
 from recording import record
 
 FOLDER = Path(os.environ["INTERVALS_FOLDER"])
