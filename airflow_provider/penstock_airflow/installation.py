@@ -37,6 +37,7 @@ class Installation:
     deployment: str
     pools: tuple[str, ...] = ()
     run_tag_keys: tuple[str, ...] = ()
+    pool_per_op: tuple[str, ...] = ()
     short_block_seconds: float = 3.0
     min_deferral_seconds: float = 10.0
     session_ttl_seconds: float = 60.0
@@ -88,6 +89,7 @@ class Installation:
             deployment=settings.deployment(conf.get(SECTION, "deployment", fallback=None), host="airflow"),
             pools=_listed(conf.get(SECTION, "pools", fallback="")),
             run_tag_keys=_listed(conf.get(SECTION, "run_tag_keys", fallback="")),
+            pool_per_op=_listed(conf.get(SECTION, "pool_per_op", fallback="")),
             short_block_seconds=conf.getfloat(SECTION, "short_block_seconds", fallback=3.0),
             min_deferral_seconds=conf.getfloat(SECTION, "min_deferral_seconds", fallback=10.0),
             session_ttl_seconds=conf.getfloat(SECTION, "session_ttl_seconds", fallback=60.0),
@@ -154,13 +156,15 @@ def _connected(here: Installation, url: str) -> Engine:
     """
     from penstock.connection import connect  # noqa: PLC0415  # SQLAlchemy loads here, not at every parse
 
+    figures = settings.Settings.from_environment()
     return connect(
         url,
         host="airflow",
         deployment=here.deployment,
         settings=replace(
-            settings.Settings.from_environment(),
+            figures,
             session_ttl_seconds=here.session_ttl_seconds,
+            pool_per_op=here.pool_per_op or figures.pool_per_op,
             store_retry_seconds=here.store_retry_seconds,
             enforcement=here.enforcement,
             on_store_error=here.on_store_error,

@@ -40,6 +40,13 @@ def get_provider_info() -> dict[str, Any]:
                         example="team,customer",
                         default="",
                     ),
+                    "pool_per_op": _option(
+                        "Comma-separated globs of ``dag_id.task_id``: each of these tasks gets a pool of its own, "
+                        "named ``op/DEPLOYMENT/dag_id.task_id``, with the default limit, else one slot. "
+                        "``penstock pools ops`` lists them.",
+                        example="etl.*,report.send",
+                        default="",
+                    ),
                     "short_block_seconds": _option(
                         "How long a task waits for its slots in the worker before it defers.", kind="float", default="3"
                     ),

@@ -80,7 +80,11 @@ def intervals_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def started_host(
-    engine: Engine, store_url: str, postgresql_url: str, intervals_folder: Path, tmp_path_factory: pytest.TempPathFactory
+    engine: Engine,
+    store_url: str,
+    postgresql_url: str,
+    intervals_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[AirflowHost]:
     """Airflow on a metadata database of its own, on PostgreSQL as in production."""
     with (

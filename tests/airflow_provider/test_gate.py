@@ -77,8 +77,9 @@ def context(task_id: str = "task", *, run_id: str = "run", next_kwargs: dict[str
     task = SimpleNamespace(
         pool="narrow", pool_slots=1, priority_weight=1, owner="ann", task_type="Any", queue="default"
     )
-    task.dag = SimpleNamespace(tags=())
-    return {"ti": ti, "task": task}
+    task.dag = SimpleNamespace(tags=(), tasks=[], task_dict={})
+    task.task_id, task.get_dag = task_id, lambda: task.dag
+    return {"ti": ti, "task": task, "dag": task.dag}
 
 
 def claims_of(deferred: Any) -> list[Claim]:
