@@ -29,8 +29,7 @@ _RETRY_SECONDS = (0.2, 5.0)
 class Installation:
     """The settings of `[penstock]`. `store_url` None means inactive. Raises ConfigError on what cannot be.
 
-    `waiting_by_pool` are pairs (glob, way); the first that matches a pool's name counts. `fingerprint` tells this
-    Airflow from another one of the same deployment name: the URL of its API, None where it has only the default.
+    `waiting_by_pool` are pairs (glob, way); the first that matches a pool's name counts.
     """
 
     store_url: str | None
@@ -49,7 +48,6 @@ class Installation:
     enforcement: settings.Enforcement = "enforce"
     on_store_error: settings.OnStoreError = "wait"
     store_retry_seconds: float = 600.0
-    fingerprint: str | None = None
 
     def __post_init__(self) -> None:
         bounds = {
@@ -101,7 +99,6 @@ class Installation:
             enforcement=conf.get(SECTION, "enforcement", fallback=None) or given.enforcement,
             on_store_error=conf.get(SECTION, "on_store_error", fallback=None) or given.on_store_error,
             store_retry_seconds=conf.getfloat(SECTION, "store_retry_seconds", fallback=600.0),
-            fingerprint=compatibility.own_url(),
         )
 
 
@@ -169,7 +166,7 @@ def _connected(here: Installation, url: str) -> Engine:
             enforcement=here.enforcement,
             on_store_error=here.on_store_error,
         ),
-        fingerprint=here.fingerprint,
+        fingerprint=compatibility.own_url(),
         lazy=True,
     )
 
