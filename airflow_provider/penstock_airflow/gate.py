@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from penstock.errors import LeaseLost, PenstockError, Skipped, StoreUnavailable, WaitTimeout
 from penstock.report import describe
-from penstock.rules import late_pools
+from penstock.rules import Standing, late_pools
 
 from penstock_airflow import claims, compatibility, limits, policy, telling
 from penstock_airflow.installation import Installation, engine, installation, patiently
@@ -104,7 +104,8 @@ class _Gate:
         run_claim = claims.run_claim(facts, of_run, run_tag_keys=here.run_tag_keys, **how)
         op_claim = claims.op_claim(facts, self._said, run_priority=of_run.priority or 0, **how)
         asked = engine.request(op_claim).claim
-        limited = bool(engine.demands(asked, concurrency) or late_pools(asked, concurrency))
+        expected = Standing(within=run_claim.within)
+        limited = bool(engine.demands(asked, concurrency, expected) or late_pools(asked, concurrency))
         way = self._way({**run_claim.pools, **asked.pools})
         # The run's lease belongs to the run: no process stands behind it, and any task of the run waits with it.
         run, run_lease = self._wait(run_claim, of_run, way, ticket=True, probed=True)
@@ -114,6 +115,9 @@ class _Gate:
         run_lease.hand_over(seconds=engine.settings.ticket_seconds)
         if run_lease.unlimited:
             _tell_unlimited(self._context, None)
+            return
+        # The first claim of a run fixes its own limits on its tasks, whatever the DAG says by now.
+        limited = limited or bool(patiently(lambda: engine.demands(asked, concurrency, engine.standing(asked))))
         if limited:
             op, lease = self._wait(op_claim, self._said, way)
             if lease is None:
@@ -261,10 +265,10 @@ def _hand_on(lease: Lease, deferral: Any) -> bool:
 
 def _give_up(here: Installation, context: Any) -> None:
     """The trigger failed, and the task with it: what stands for this attempt in the store is to end now."""
+    facts = claims.facts_of(context)
     try:
         _, concurrency = engine().configuration()
-        facts = claims.facts_of(context)
-        claim = claims.op_claim(facts, limits.Limits(), deployment=here.deployment, concurrency=concurrency)
+        claim = claims.op_claim(facts, deployment=here.deployment, concurrency=concurrency)
         if engine().end_op(claim, reason="its trigger failed"):
             log.info("Penstock: %s gives up its slots, or its place in the queue", claim.label)
         engine().close()

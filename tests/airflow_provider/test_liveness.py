@@ -70,9 +70,7 @@ WAYS = {
     "live_skip": Way(done="raises AirflowSkipException", final="skipped"),
     "live_retry": Way(done="raises, then returns", final="success", attempts=2),
     "live_execution_timeout": Way(done="works on past its execution_timeout", final="failed"),
-    "live_sigterm": Way(
-        done="SIGTERM to the task's process", final="success", act=send(signal.SIGTERM, "pid")
-    ),
+    "live_sigterm": Way(done="SIGTERM to the task's process", final="success", act=send(signal.SIGTERM, "pid")),
     "live_sigkill": Way(
         done="SIGKILL to the task's process",
         final="success",
@@ -148,8 +146,10 @@ class Round:
             for name, way in ways.items():
                 self._step(name, way, working.get(name))
             states = self.trace.run_states(self.run_id)
-            return all(rival.is_over for rival in self._rivals.values()) and len(self._rivals) == len(ways) and all(
-                states.get(name) in FINISHED for name in ways if name != "live_dags_test"
+            return (
+                all(rival.is_over for rival in self._rivals.values())
+                and len(self._rivals) == len(ways)
+                and all(states.get(name) in FINISHED for name in ways if name != "live_dags_test")
             )
 
         self.host.processes.wait_for("every path has come to its end", over, seconds=seconds)
@@ -205,7 +205,7 @@ def rounds(
             print(started_host.logs())
             raise
         print(f"round {number}: {time.monotonic() - began:.0f} s")
-        print(*(f"{k}: {v}" for k,v in seen[-1].items()), sep="\n")
+        print(*(f"{k}: {v}" for k, v in seen[-1].items()), sep="\n")
     return seen
 
 

@@ -88,9 +88,13 @@ for mode in ("poke", "reschedule"):
 with dag("live_setup_teardown"):
     made = PythonOperator(task_id="make", python_callable=work, op_args=["live_setup_teardown"]).as_setup()
     used = PythonOperator(task_id="holder", python_callable=work, op_args=["live_setup_teardown"])
-    made >> used >> PythonOperator(
-        task_id="remove", python_callable=work, op_args=["live_setup_teardown"]
-    ).as_teardown(setups=made)
+    (
+        made
+        >> used
+        >> PythonOperator(task_id="remove", python_callable=work, op_args=["live_setup_teardown"]).as_teardown(
+            setups=made
+        )
+    )
 
 with dag("live_empty"):
     EmptyOperator(task_id="holder")
