@@ -209,7 +209,7 @@ def test_a_url_that_cannot_be_read_makes_tasks_fail_and_no_parse(monkeypatch: py
     installation.store_is_configured.cache_clear()
     assert installation.store_is_configured()
     installation.store_is_configured.cache_clear()
-    with pytest.raises(RuntimeError, match="store_url_cmd"):
+    with pytest.raises(ConfigError, match="store_url: its command or secrets backend fails"):
         Installation.configured()
 
 
