@@ -105,8 +105,8 @@ def get_provider_info() -> dict[str, Any]:
                         default="60",
                     ),
                     "waiting": _option(
-                        "How a task waits after ``short_block_seconds``: ``defer`` (in the triggerer, no worker slot "
-                        "is used), ``reschedule`` (the task comes back to look now and then), ``block`` (in the worker). "
+                        "How a task waits after ``short_block_seconds``: ``defer`` (in the triggerer, no worker is "
+                        "used), ``reschedule`` (the task comes back to look now and then), ``block`` (in the worker). "
                         "Where no triggerer runs, ``defer`` becomes ``reschedule``.",
                         example="reschedule",
                         default="defer",
