@@ -75,9 +75,9 @@ def rescheduled(after_seconds: float) -> Any:
 
 def _exception(name: str) -> Any:
     """An exception of the task runner's: their home moved to the SDK after 3.1."""
-    try:
-        from airflow.sdk import exceptions  # noqa: PLC0415
-    except ImportError:
+    from airflow.sdk import exceptions  # noqa: PLC0415
+
+    if not hasattr(exceptions, name):
         from airflow import exceptions  # noqa: PLC0415
     return getattr(exceptions, name)
 
