@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from penstock.decision import Granted, Refused, Waiting
 from penstock.errors import ImpossibleClaim, LeaseLost, StoreUnavailable
 from penstock.report import describe
-from penstock.rules import late_pools
+from penstock.rules import Standing, late_pools
 
 from penstock_airflow import claims, compatibility, policy
 from penstock_airflow.installation import Installation, engine, installation, patiently
@@ -80,12 +80,15 @@ class _Gate:
         run_claim = claims.run_claim(self._facts, run_limits, run_tag_keys=here.run_tag_keys, **how)
         op_claim = claims.op_claim(self._facts, limits, run_priority=run_limits.priority or 0, **how)
         asked = engine.request(op_claim).claim
-        limited = bool(engine.demands(asked, concurrency) or late_pools(asked, concurrency))
+        expected = Standing(within=run_claim.within)
+        limited = bool(engine.demands(asked, concurrency, expected) or late_pools(asked, concurrency))
         # The run's lease belongs to the run: no process stands behind it, and any task of the run waits with it.
         _, run_lease = self._wait(run_claim, ticket=True, probed=True)
         if run_lease is None:
             self._defer([run_claim, op_claim] if limited else [run_claim])
         run_lease.hand_over(seconds=engine.settings.ticket_seconds)
+        # The first claim of a run fixes its own limits on its tasks, whatever the DAG says by now.
+        limited = limited or bool(patiently(lambda: engine.demands(asked, concurrency, engine.standing(asked))))
         if not limited:
             self._tell_wait()
             return

@@ -19,7 +19,8 @@ from penstock.store.sql import SqlStore
 from servers import fresh_database, missing
 
 DAGS = Path(__file__).with_name("dags")
-DAG_IDS = ["deferring", "endless", "kinds", "outcomes", "runs"]
+AUTHORS_DAG_IDS = ["in_rooms", "of_a_team_1", "of_a_team_2", "own_pools", "said_of_tasks", "within"]
+DAG_IDS = [*AUTHORS_DAG_IDS, "deferring", "endless", "kinds", "outcomes", "runs"]
 LIMITS = {
     "pools": {"default_limit": 1, "limits": {"database": 2, "narrow": 1}},
     "runs": {
@@ -30,6 +31,7 @@ LIMITS = {
 SETTINGS = {
     "AIRFLOW__PENSTOCK__POOLS": "api",
     "AIRFLOW__PENSTOCK__RUN_TAG_KEYS": "team",
+    "AIRFLOW__PENSTOCK__POOL_PER_OP": "own_pools.*",
     "AIRFLOW__PENSTOCK__SHORT_BLOCK_SECONDS": "1",
 }
 
@@ -80,7 +82,11 @@ def intervals_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def started_host(
-    engine: Engine, store_url: str, postgresql_url: str, intervals_folder: Path, tmp_path_factory: pytest.TempPathFactory
+    engine: Engine,
+    store_url: str,
+    postgresql_url: str,
+    intervals_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[AirflowHost]:
     """Airflow on a metadata database of its own, on PostgreSQL as in production."""
     with (
