@@ -6,13 +6,19 @@ import asyncio
 import functools
 import inspect
 import json
+import logging
+import urllib.request
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from penstock.errors import ClaimError
 
+log = logging.getLogger("penstock.airflow")
 RESUME_METHOD = "penstock_resume"
+DEFAULT_API_URL = "http://localhost:8080"
 ANSWER_SECONDS = 30.0
+HEALTH_SECONDS = 3.0
 FAIL_METHOD = "__fail__"  # Airflow's own next_method for a task whose trigger failed: no code of the task runs then
 
 
@@ -24,17 +30,93 @@ def configuration() -> Any:
 
 
 def task_deferred(**facts: Any) -> Any:
-    """The exception by which a task defers: its home moved to the SDK after 3.1."""
+    """The exception by which a task defers."""
+    return _exception("TaskDeferred")(**facts)
+
+
+def is_deferral(error: BaseException | None) -> bool:
+    """Whether a task leaves the worker until a trigger fires."""
+    return isinstance(error, _exception("TaskDeferred"))
+
+
+def skipped(why: str) -> Any:
+    """The exception by which a task is skipped."""
+    return _exception("AirflowSkipException")(why)
+
+
+def rescheduled(after_seconds: float) -> Any:
+    """The exception by which a task leaves the worker for some time."""
+    return _exception("AirflowRescheduleException")(datetime.now(tz=UTC) + timedelta(seconds=after_seconds))
+
+
+def _exception(name: str) -> Any:
+    """An exception of the task runner's: their home moved to the SDK after 3.1."""
     try:
-        from airflow.sdk.exceptions import TaskDeferred  # noqa: PLC0415
+        from airflow.sdk import exceptions  # noqa: PLC0415
     except ImportError:
-        from airflow.exceptions import TaskDeferred  # noqa: PLC0415
-    return TaskDeferred(**facts)
+        from airflow import exceptions  # noqa: PLC0415
+    return getattr(exceptions, name)
+
+
+def ends_task(event: Any) -> bool:
+    """Whether this event of a trigger ends the task without another worker (`end_from_trigger`)."""
+    from airflow.triggers.base import BaseTaskEndEvent  # noqa: PLC0415
+
+    return isinstance(event, BaseTaskEndEvent)
+
+
+def shares_its_stream(trigger: Any) -> bool:
+    """Whether the triggerer itself runs the trigger, together with others of its kind, not by its `run`."""
+    key: Callable[[], Any] | None = getattr(trigger, "shared_stream_key", None)
+    return key is not None and key() is not None
+
+
+def is_setup_or_teardown(task: Any) -> bool:
+    """Whether the task makes or clears away what others work with."""
+    return bool(getattr(task, "is_setup", False) or getattr(task, "is_teardown", False))
+
+
+def in_one_process() -> bool:
+    """Whether tasks run in the process that schedules them, one after the other: `airflow dags test`, `dag.test()`."""
+    from airflow.sdk.execution_time import task_runner  # noqa: PLC0415
+
+    return type(getattr(task_runner, "SUPERVISOR_COMMS", None)).__name__ == "InProcessSupervisorComms"
+
+
+def _api_urls() -> tuple[str | None, str | None]:
+    """The API's URL as it is shown to users, and as workers reach it: what the configuration says of each."""
+    conf = configuration()
+    shown, execution = (
+        conf.get("api", "base_url", fallback=None),
+        conf.get("core", "execution_api_server_url", fallback=None),
+    )
+    reached = execution.rstrip("/").removesuffix("/execution") if execution else None
+    return shown.rstrip("/") if shown else None, reached
+
+
+def own_url() -> str | None:
+    """What tells this installation from others: the URL of its API; None where it has only what every one has."""
+    return next((url for url in _api_urls() if url and "://" in url and url != DEFAULT_API_URL), None)
+
+
+def triggerer_runs() -> bool | None:
+    """Whether a triggerer is alive, as the API server's health page says, which needs no password; None: not told."""
+    shown, reached = _api_urls()
+    base = reached or shown or DEFAULT_API_URL
+    if base.startswith("/"):
+        base = DEFAULT_API_URL + base
+    try:
+        with urllib.request.urlopen(f"{base}/api/v2/monitor/health", timeout=HEALTH_SECONDS) as response:  # noqa: S310
+            status = json.load(response)["triggerer"]["status"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return bool(status == "healthy")
 
 
 @functools.cache
-def after_execution(call: Callable[[], None]) -> bool:
-    """Have `call` called when an attempt in this process has executed. False if this Airflow has no place for that.
+def after_execution(call: Callable[[BaseException | None], None]) -> bool:
+    """Have `call` called when an attempt in this process has executed, with what it raised. False if this Airflow has
+    no place for that.
 
     The place is `_execute_task` of the task runner: all of an attempt that is the task's own runs inside it (hooks
     before and after, execute or the resumed method), and it is left exactly once, whether by return, error, skip,
@@ -52,9 +134,12 @@ def after_execution(call: Callable[[], None]) -> bool:
     @functools.wraps(execute)
     def execute_then_call(*args: Any, **kwargs: Any) -> Any:
         try:
-            return execute(*args, **kwargs)
-        finally:
-            call()
+            result = execute(*args, **kwargs)
+        except BaseException as error:
+            call(error)
+            raise
+        call(None)
+        return result
 
     task_runner._execute_task = execute_then_call
     return True
@@ -92,6 +177,22 @@ def interrupted_call(ti: Any) -> dict[str, Any]:
     if method != RESUME_METHOD:
         return {"method": method, "arguments": json.dumps(arguments)}
     return {key: value for key, value in _decoded(arguments).items() if key in ("method", "arguments")}
+
+
+def mark(ti: Any, text: str) -> None:
+    """Leave this text with the task instance: an XCom named `penstock`, which the UI shows."""
+    try:
+        ti.xcom_push("penstock", text)
+    except Exception:  # whatever Airflow's API answers: the task's log says it, too
+        log.warning("Penstock: Airflow did not take the mark", exc_info=True)
+
+
+def event_of(ti: Any) -> Mapping[str, Any]:
+    """What our trigger has to say to the attempt that comes back from it; {} for any other."""
+    if _next_method(ti) != RESUME_METHOD:
+        return {}
+    event = _decoded(ti._ti_context_from_server.next_kwargs or {}).get("event")
+    return event if isinstance(event, Mapping) else {}
 
 
 def deferred_since(ti: Any) -> float | None:

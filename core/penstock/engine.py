@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import threading
 import time
@@ -89,6 +90,7 @@ class Engine:
         )
         self.wakeups = Wakeups(self.store, self.settings, lambda: self._session.current, self.sweep_if_due)
         self._threads: ThreadPoolExecutor | None = None
+        self._room_seen: tuple[float, Mapping[str, int]] = (-math.inf, {})
         self._sweep_at = 0.0
         self._sweep_pause = self.settings.sweep_seconds
         self._probe_at = 0.0
@@ -327,6 +329,32 @@ class Engine:
             demands = tuple(sorted(adjusted)) if adjusted is not None else demands
         return demands
 
+    def root_pools_full(self, claim: Claim, concurrency: Concurrency) -> tuple[str, ...]:
+        """The pools for which a run that has not begun is held back: those of its roots, all of them full.
+
+        Empty when it may start. Of several runs that look at once more than one may find the same room.
+        """
+        if not claim.roots or not all(claim.roots):
+            return ()
+        full = rules.root_pools_full(claim.roots, self._room(), concurrency)
+        if full and claim.holder is not None and self.store.run_lease(claim.holder) is not None:
+            return ()
+        return full
+
+    def _room(self) -> Mapping[str, int]:
+        """Pool → free slots less those that waiters want. All claims of this process share one look in a while."""
+        now = time.monotonic()
+        read_at, room = self._room_seen
+        if now - read_at >= self.settings.poll_max_seconds:
+            rows = [(row.key.partition(":"), row) for row in self.store.limit_rows()]
+            room = {
+                name: row.capacity - row.held - row.waiting
+                for (kind, _, name), row in rows
+                if kind == rules.LimitKind.POOL and row.capacity is not None
+            }
+            self._room_seen = (now, room)
+        return room
+
     def session_id(self) -> str:
         """The live session of this process, opened at first use."""
         self._check_process()
@@ -385,15 +413,19 @@ class Engine:
         with self._lock:
             return self._leases.get(claim_id)
 
-    def granted(self, lease: Lease) -> Lease:
-        """Keep a new lease; the same claim granted to two threads at once is one lease, held twice."""
+    def granted(self, lease: Lease, *, told_before: bool = False) -> Lease:
+        """Keep a new lease; the same claim granted to two threads at once is one lease, held twice.
+
+        `told_before`: the plugins have heard of this grant, from whoever this process joins or takes over from.
+        """
         with self._lock:
             known = self._leases.get(lease.claim_id)
             if known is not None:
                 known.holds += 1
                 return known
             self._leases[lease.claim_id] = lease
-        self.hook.penstock_granted(lease=lease, waited_seconds=lease.waited_seconds)
+        if not told_before:
+            self.hook.penstock_granted(lease=lease, waited_seconds=lease.waited_seconds)
         return lease
 
     def refused(self, claim: Claim, reasons: Sequence[Reason], why: Why, waited_seconds: float = 0.0) -> Refused:
@@ -510,6 +542,14 @@ class Engine:
         holder = self.run_claim(run_id).holder
         run = self.store.run_lease(holder) if holder is not None else None
         return run is not None and self.store.end(run.claim_id, reason="the run is over")
+
+    def end_op(self, claim: Claim, *, reason: str) -> bool:
+        """End what stands in the store for this attempt of an op, waiting or held, whoever keeps it. False if nothing.
+
+        For a host that knows the attempt to be over.
+        """
+        live = self.store.run_lease(claim.holder) if claim.holder is not None else None
+        return live is not None and self.store.end(live.claim_id, reason=reason)
 
     def snapshot(self) -> Snapshot:
         """Everything live in the store."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from penstock.decision import Decision, Granted, Reason, Refused, Waiting
 from penstock.errors import Blocked, ImpossibleClaim, Skipped, StoreUnavailable, WaitTimeout
 from penstock.report import describe
+from penstock.rules import pool_key
 
 if TYPE_CHECKING:
     from penstock.engine import Engine
@@ -25,6 +26,9 @@ CANCELLED_LOOK_SECONDS = 0.1
 ANNOUNCE_SECONDS = 0.5
 QUEUED_LOOK_SECONDS = 30.0
 """A waiter that the store knows is woken; it looks by itself so seldom only in case of what nobody thought of."""
+
+HELD_BACK_LOOK_SECONDS = 5.0
+"""Nobody wakes a run that is held back, and many may be."""
 
 
 class Cancelled(Exception):
@@ -43,6 +47,11 @@ class Wait:
         self._away_since = 0.0
         self._announced = False
 
+    @property
+    def away(self) -> bool:
+        """Whether the store did not answer the last look."""
+        return self._away_since > 0.0
+
     def look(self) -> Lease | float:
         """Step once: the lease, or for how many seconds to pause unless woken.
 
@@ -55,7 +64,7 @@ class Wait:
         if self._away_since:
             self._away_since, self._pause_seconds = 0.0, self._engine.settings.poll_min_seconds
         if isinstance(decision, Granted):
-            if self._announced:
+            if self._announced and self._request.tell is None:
                 log.info("%s: slots granted after %.1f s", self._request.claim.label, decision.lease.waited_seconds)
             return decision.lease
         if isinstance(decision, Refused):
@@ -69,11 +78,11 @@ class Wait:
         if not self._request.queued:
             yield
             return
-        self._engine.wakeups.add(claim_id, wake, asked_at=self._request.asked_at)
+        self._engine.wakeups.add(claim_id, wake, asked_at=self._request.asked_at, ticket=self._request.ticket)
         try:
             yield
         finally:
-            self._engine.wakeups.remove(claim_id)
+            self._engine.wakeups.remove(claim_id, wake)
 
     def pause(self, woken: threading.Event, seconds: float, cancelled: threading.Event | None) -> None:
         """Until woken or over. Raises Cancelled."""
@@ -98,15 +107,28 @@ class Wait:
         raise (Skipped if self._on_blocked == "skip" or refused.skipped else Blocked)(text, refused.reasons)
 
     def _why(self, reasons: Sequence[Reason]) -> str:
+        if pools := self._request.held_back_by:
+            return f"its run does not begin while all the pools are full that it begins with: {', '.join(pools)}"
         return "another process has the same claim" if self._request.elsewhere else describe(reasons)
+
+    def announce(self) -> None:
+        """Say who waits and for what, unless that has been said. A look that fails to tell why is no error."""
+        if not self._announced:
+            with contextlib.suppress(StoreUnavailable):
+                self._announce()
 
     def _announce(self) -> Sequence[Reason]:
         """Say once who waits and for what. Not at once: most waits are short, and to find out why costs more."""
         request, engine = self._request, self._engine
         reasons = tuple(reason for claim_id in request.places for reason in engine.reasons(claim_id))
+        if request.held_back_by:
+            reasons = engine.store.reasons_against({pool_key(name): 1 for name in request.held_back_by})
         if not self._announced:
             self._announced = True
-            log.info("%s waits: %s", request.claim.label, self._why(reasons))
+            if request.tell is not None:
+                request.tell(reasons)
+            else:
+                log.info("%s waits: %s", request.claim.label, self._why(reasons))
             for claim_id in request.places:
                 if links := engine.circle(request.claim, claim_id):
                     log.warning("these wait for each other, none goes on by itself: %s", "; ".join(map(str, links)))
@@ -129,9 +151,11 @@ class Wait:
 
     def _next_pause(self) -> float:
         if self._request.queued:
-            return self._engine.settings.ticket_seconds / 3 if self._request.ticket else QUEUED_LOOK_SECONDS
+            # A ticket's looks are the dearer ones, and there may be many in one process.
+            return self._engine.settings.ticket_seconds if self._request.ticket else QUEUED_LOOK_SECONDS
         pause = self._pause_seconds
-        self._pause_seconds = min(pause * 1.5, self._engine.settings.poll_max_seconds)
+        longest = HELD_BACK_LOOK_SECONDS if self._request.held_back_by else self._engine.settings.poll_max_seconds
+        self._pause_seconds = min(pause * 1.5, longest)
         return pause * random.uniform(0.5, 1.0)  # noqa: S311  # jitter, not a secret
 
     def _bounded(self, pause: float, *, announce: bool = True) -> float:

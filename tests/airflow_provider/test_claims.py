@@ -207,7 +207,7 @@ def test_the_pools_with_which_a_run_begins() -> None:
         Asks(pool="database", pool_slots=1, pools={"later": 1}),
     )
     concurrency = configured("database")
-    assert claims.root_pools(replace(FACTS, asks=asks), concurrency) == [["database", "api"], []]
+    assert run_claim(replace(FACTS, asks=asks), concurrency=concurrency).roots == (("database", "api"), ())
 
 
 # -- what holds for all ----------------------------------------------------------------------------------------------
