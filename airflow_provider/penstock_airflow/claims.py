@@ -161,9 +161,12 @@ def op_claim(
 
 
 def _root_pools(facts: TaskFacts, concurrency: Concurrency, globs: Collection[str]) -> tuple[tuple[str, ...], ...]:
-    """The pools of each task with which the run begins."""
-    roots = [ask for ask in facts.asks if ask.is_root]
-    return tuple(tuple(_asked(ask.pool, ask.pool_slots, ask.pools, concurrency, globs)) for ask in roots)
+    """The pools of each task with which the run begins; none for one that needs no room to come to its end."""
+    return tuple(
+        tuple(_asked(ask.pool, ask.pool_slots, ask.pools, concurrency, globs)) if ask.waits else ()
+        for ask in facts.asks
+        if ask.is_root
+    )
 
 
 def _asked(

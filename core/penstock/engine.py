@@ -332,8 +332,8 @@ class Engine:
     def root_pools_full(self, claim: Claim, concurrency: Concurrency) -> tuple[str, ...]:
         """The pools for which a run that has not begun is held back: those of its roots, all of them full.
 
-        Empty when it may start, and for a run that no limit bounds: nobody else could use what it would take. Of several
-        runs that look at once more than one may find the same room, and which comes first is left to chance.
+        Empty when it may start, and for a run that no limit bounds: nobody else could use what it would take. Of
+        several runs that look at once more than one may find the same room; which comes first is left to chance.
         """
         if not claim.roots or not all(claim.roots):
             return ()

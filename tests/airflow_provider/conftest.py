@@ -19,8 +19,8 @@ from penstock.store.sql import SqlStore
 from servers import fresh_database, missing
 
 DAGS = Path(__file__).with_name("dags")
-AUTHORS_DAG_IDS = ["in_rooms", "of_a_team_1", "of_a_team_2", "own_pools", "said_of_tasks", "within"]
-DAG_IDS = [*AUTHORS_DAG_IDS, "deferring", "endless", "kinds", "outcomes", "runs"]
+AUTHORS_DAG_IDS = ["blocked", "exclusive", "in_rooms", "of_a_team_1", "of_a_team_2", "own_pools", "said_of_tasks"]
+DAG_IDS = [*AUTHORS_DAG_IDS, "deferring", "endless", "kinds", "outcomes", "runs", "within"]
 LIMITS = {
     "pools": {"default_limit": 1, "limits": {"database": 2, "narrow": 1}},
     "runs": {

@@ -22,6 +22,8 @@ STORE = "postgresql" if os.environ.get("PENSTOCK_TEST_POSTGRESQL_URL") else "sql
 pytestmark = pytest.mark.parametrize("store_url", [STORE], indirect=True, scope="session")
 
 RUNS: dict[tuple[str, str], dict[str, Any]] = {
+    ("exclusive", "first"): {},
+    ("blocked", "1"): {},
     ("said_of_tasks", "1"): {},
     ("within", "as_the_dag_says"): {},
     ("within", "as_the_conf_says"): {"together": True, "penstock": {"max_concurrent": 3}},
@@ -33,6 +35,7 @@ RUNS: dict[tuple[str, str], dict[str, Any]] = {
     ("own_pools", "1"): {},
     ("own_pools", "2"): {},
 }
+FAILED = {("blocked", "1"), ("within", "wrong")}
 Recorded = Mapping[str, list[Interval]]
 
 
@@ -41,13 +44,15 @@ def recorded(started_host: AirflowHost, engine: Engine, intervals_folder: Path) 
     """Name → intervals, when every run is over and every slot is back."""
     _, before = engine.configuration(fresh=True)
     block = before.document()
-    block["runs"]["max_concurrent_runs"] = len(RUNS)
+    block["runs"]["max_concurrent_runs"] = len(RUNS) + 1
+    block["pools"]["limits"]["shut"] = 0
     block["pools"]["limits"]["rooms"] = {"limit": 1, "granularity": "run"}
     configure(engine, **block)
     for (dag_id, run_id), conf in RUNS.items():
         started_host.trigger(dag_id, run_id, conf)
+    skipped_and_let_go(started_host, engine, intervals_folder)
     for dag_id, run_id in RUNS:
-        state = "failed" if run_id == "wrong" else "success"
+        state = "failed" if (dag_id, run_id) in FAILED else "success"
         started_host.wait_for_runs(dag_id, [run_id], seconds=240, expected=state)
 
     def nothing_left() -> bool:
@@ -64,6 +69,18 @@ def recorded(started_host: AirflowHost, engine: Engine, intervals_folder: Path) 
     configure(engine, **before.document())
 
 
+def skipped_and_let_go(host: AirflowHost, engine: Engine, folder: Path) -> None:
+    """A second run of `exclusive` comes to its end while the first goes on; which may end then."""
+
+    def first_has_begun() -> bool:
+        return any(lease["run_id"] == "exclusive/first" for lease in engine.status()["leases"])
+
+    host.processes.wait_for("the first run holds its pool", first_has_begun, seconds=60)
+    host.trigger("exclusive", "second")
+    host.wait_for_runs("exclusive", ["second"], seconds=120)
+    (folder / "let_go").touch()
+
+
 def taken(engine: Engine, dag_id: str, *, by_runs: bool) -> list[list[str]]:
     """The limits of each grant to a run of this DAG, or to one of its ops."""
     granted = [row for row in engine.store.history() if row.event is Event.GRANTED and row.label is not None]
@@ -76,6 +93,10 @@ def whole(*names: str) -> Callable[[Recorded], list[Interval]]:
     return lambda recorded: [
         (min(began for began, _ in recorded[name]), max(ended for _, ended in recorded[name])) for name in names
     ]
+
+
+def states(host: AirflowHost, dag_id: str, run_id: str) -> dict[str, str]:
+    return {task["task_id"]: task["state"] for task in host.task_instances(dag_id, run_id)}
 
 
 def test_a_task_takes_several_pools_together(recorded: Recorded) -> None:
@@ -135,3 +156,20 @@ def test_an_op_has_a_pool_of_its_own_where_the_setting_says_so(recorded: Recorde
     found = {row["op"]: row["pools"] for row in op_pools(engine.snapshot(), engine.store.history())}
     assert found["own_pools.alone"] == {"op/tests/own_pools.alone": 1}
     assert found["both"] == {"first": 1, "second": 1}
+
+
+def test_a_blocked_task_is_skipped_or_fails_or_gives_up_waiting_as_it_says(
+    recorded: Recorded, started_host: AirflowHost
+) -> None:
+    assert not recorded["blocked"]
+    found = states(started_host, "blocked", "1")
+    assert found == {"skip": "skipped", "fail": "failed", "timing_out": "failed"}
+    for task_id in found:
+        assert "shut" in started_host.task_log("blocked", "1", task_id)
+    assert "within 2 s" in started_host.task_log("blocked", "1", "timing_out")
+
+
+def test_a_run_is_skipped_while_another_is_already_occurring(recorded: Recorded, started_host: AirflowHost) -> None:
+    assert set(states(started_host, "exclusive", "first").values()) == {"success"}
+    assert set(states(started_host, "exclusive", "second").values()) == {"skipped"}, "its later tasks too"
+    assert len(recorded["exclusive"]) == 1

@@ -112,3 +112,18 @@ with DAG("own_pools", schedule=None):
         record("alone")
 
     alone.expand(number=[1, 2])
+
+with DAG("blocked", schedule=None):
+    for how in ("skip", "fail"):
+        limited("shut", on_blocked=how)(BashOperator(task_id=how, bash_command=f"{RECORD} blocked"))
+    timing_out = BashOperator(task_id="timing_out", bash_command=f"{RECORD} blocked")
+    limited("shut", wait_timeout_seconds=2)(timing_out)
+
+with limited("exclusive", on_blocked="skip")(DAG("exclusive", schedule=None, max_active_runs=16)):
+
+    @task
+    def hold_on() -> None:
+        while not (Path(os.environ["INTERVALS_FOLDER"]) / "let_go").exists():
+            time.sleep(0.1)
+
+    hold_on() >> BashOperator(task_id="afterwards", bash_command=f"{RECORD} exclusive", trigger_rule="all_done")
