@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from penstock.claim import Claim
+    from penstock.config import Concurrency
     from penstock.decision import Decision, Reason
     from penstock.engine import Engine
     from penstock.rules import Demand
@@ -46,6 +47,7 @@ class Request:
     ) -> None:
         self.claim, self.claim_id, self.ticket = claim, claim.claim_id, ticket
         self.queued = self.elsewhere = False
+        self.held_back_by: tuple[str, ...] = ()
         self.started_at = self.asked_at = time.monotonic()
         self.tell: Callable[[Sequence[Reason]], None] | None = None
         self._engine, self._probed = engine, probed
@@ -105,7 +107,7 @@ class Request:
                 if self._run_waits(late, standing, mode):
                     return Waiting(self.claim_id)
                 standing = engine.standing(self.claim, again=True)
-            if standing.run_waits:
+            if standing.run_waits or self._held_back(concurrency, mode):
                 return Waiting(self.claim_id)
             demands = engine.demands(self.claim, concurrency, standing)
             owner = self._owner()
@@ -156,6 +158,14 @@ class Request:
                     decision.reasons,
                 )
         return False
+
+    def _held_back(self, concurrency: Concurrency, mode: Mode) -> bool:
+        """Whether the run is not to begin yet; it then does not stand in the queue for a run's slots either."""
+        if self.claim.kind is not ClaimKind.RUN or self.queued or mode is not Mode.WAIT:
+            self.held_back_by = ()
+        else:
+            self.held_back_by = self._engine.root_pools_full(self.claim, concurrency)
+        return bool(self.held_back_by)
 
     def _owner(self) -> Owner:
         settings = self._engine.settings

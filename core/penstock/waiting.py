@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from penstock.decision import Decision, Granted, Reason, Refused, Waiting
 from penstock.errors import Blocked, ImpossibleClaim, Skipped, StoreUnavailable, WaitTimeout
 from penstock.report import describe
+from penstock.rules import pool_key
 
 if TYPE_CHECKING:
     from penstock.engine import Engine
@@ -25,6 +26,9 @@ CANCELLED_LOOK_SECONDS = 0.1
 ANNOUNCE_SECONDS = 0.5
 QUEUED_LOOK_SECONDS = 30.0
 """A waiter that the store knows is woken; it looks by itself so seldom only in case of what nobody thought of."""
+
+HELD_BACK_LOOK_SECONDS = 5.0
+"""Nobody wakes a run that is held back, and many may be."""
 
 
 class Cancelled(Exception):
@@ -103,6 +107,8 @@ class Wait:
         raise (Skipped if self._on_blocked == "skip" or refused.skipped else Blocked)(text, refused.reasons)
 
     def _why(self, reasons: Sequence[Reason]) -> str:
+        if pools := self._request.held_back_by:
+            return f"its run does not begin while all the pools are full that it begins with: {', '.join(pools)}"
         return "another process has the same claim" if self._request.elsewhere else describe(reasons)
 
     def announce(self) -> None:
@@ -115,6 +121,8 @@ class Wait:
         """Say once who waits and for what. Not at once: most waits are short, and to find out why costs more."""
         request, engine = self._request, self._engine
         reasons = tuple(reason for claim_id in request.places for reason in engine.reasons(claim_id))
+        if request.held_back_by:
+            reasons = engine.store.reasons_against({pool_key(name): 1 for name in request.held_back_by})
         if not self._announced:
             self._announced = True
             if request.tell is not None:
@@ -146,7 +154,8 @@ class Wait:
             # A ticket's looks are the dearer ones, and there may be many in one process.
             return self._engine.settings.ticket_seconds if self._request.ticket else QUEUED_LOOK_SECONDS
         pause = self._pause_seconds
-        self._pause_seconds = min(pause * 1.5, self._engine.settings.poll_max_seconds)
+        longest = HELD_BACK_LOOK_SECONDS if self._request.held_back_by else self._engine.settings.poll_max_seconds
+        self._pause_seconds = min(pause * 1.5, longest)
         return pause * random.uniform(0.5, 1.0)  # noqa: S311  # jitter, not a secret
 
     def _bounded(self, pause: float, *, announce: bool = True) -> float:

@@ -22,10 +22,12 @@ from servers import fresh_database, missing
 from sqlalchemy.engine import make_url
 
 DAGS = Path(__file__).with_name("dags")
-DAG_IDS = ["deferring", "endless", "kinds", "live_empty", "outcomes", "runs"]
+AUTHORS_DAG_IDS = ["blocked", "exclusive", "in_rooms", "of_a_team_1", "of_a_team_2", "own_pools", "said_of_tasks"]
+DAG_IDS = [*AUTHORS_DAG_IDS, "deferring", "endless", "kinds", "live_empty", "outcomes", "runs", "within"]
 SETTINGS = {
     "AIRFLOW__PENSTOCK__POOLS": "api",
     "AIRFLOW__PENSTOCK__RUN_TAG_KEYS": "team",
+    "AIRFLOW__PENSTOCK__POOL_PER_OP": "own_pools.*",
     "AIRFLOW__PENSTOCK__SHORT_BLOCK_SECONDS": "1",
     "AIRFLOW__PENSTOCK__SESSION_TTL_SECONDS": "5",
     "AIRFLOW__CORE__PARALLELISM": "20",

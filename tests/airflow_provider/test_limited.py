@@ -456,12 +456,12 @@ def test_what_the_tasks_of_a_dag_ask_for_is_read_without_running_them(flow: DAG)
         BashOperator(task_id="first", bash_command="true", pool="database", pool_slots=3)
     )
     with limited("group")(TaskGroup("group")):
-        mapped = limited("own")(task(plain)).override(pool="narrow").expand(table=["t1"])
+        mapped = limited("own", on_blocked="skip")(task(plain)).override(pool="narrow").expand(table=["t1"])
         limited(exempt=True)(BashOperator(task_id="exempt", bash_command="true"))
     first >> mapped
     assert asks_of(flow) == (
         Asks(pool="database", pool_slots=3, pools={"api": 2, "b": 1}, is_root=True),
-        Asks(pool="narrow", pool_slots=1, pools={"group": 1, "own": 1}),
+        Asks(pool="narrow", pool_slots=1, pools={"group": 1, "own": 1}, waits=False),
     )
     limited(exempt=True)(flow)
     assert asks_of(flow) == ()
