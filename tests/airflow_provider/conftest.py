@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from airflow_recorded import forget_intervals, recorded
 from airflow_trace import Trace
 from penstock import changes, connect
 from penstock.config import Concurrency
@@ -157,18 +157,11 @@ Intervals = Callable[[str], list[tuple[float, float]]]
 def intervals(intervals_folder: Path) -> Iterator[Intervals]:
     """Name → the intervals recorded under it in this test, (began, ended) by the monotonic clock."""
 
-    def recorded(name: str) -> list[tuple[float, float]]:
-        read = [json.loads(path.read_text()) for path in intervals_folder.glob("*.json")]
-        return [(interval["began"], interval["ended"]) for interval in read if interval["name"] == name]
+    def named(name: str) -> list[tuple[float, float]]:
+        return [(one["began"], one["ended"]) for one in recorded(intervals_folder) if one["name"] == name]
 
-    yield recorded
+    yield named
     forget_intervals(intervals_folder)
-
-
-def forget_intervals(folder: Path) -> None:
-    """Delete them all; one that is being written meanwhile may be written again."""
-    for path in folder.iterdir():
-        path.unlink(missing_ok=True)
 
 
 TABLES = pytest.StashKey[list[str]]()
