@@ -9,16 +9,23 @@ from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import quote
 
-from penstock.claim import Claim, ClaimKind, parse_tag
+from penstock.claim import PRIORITY_MAX, Claim, ClaimKind, parse_tag
+from penstock.config import Concurrency, Granularity
+
+from penstock_airflow.limits import Asks, Limits, RunLimits, asks_of
 
 HOST = "airflow"
 DEFAULT_POOL = "default_pool"
 DEFAULT_PRIORITY_WEIGHT = 1
+NO_LIMITS, NO_RUN_LIMITS = Limits(), RunLimits()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskFacts:
-    """What a claim is made of. `map_index` -1 is a task that is not mapped; `url` is the task instance's page."""
+    """What a claim is made of. `map_index` -1 is a task that is not mapped; `url` is the task instance's page.
+
+    `map_name` is how the DAG names the index for people. `asks`: what each task of the DAG is known to ask for.
+    """
 
     dag_id: str
     run_id: str
@@ -38,6 +45,8 @@ class TaskFacts:
     conf: Mapping[str, Any] = field(default_factory=dict)
     params: Mapping[str, Any] = field(default_factory=dict)
     url: str | None = None
+    map_name: str | None = None
+    asks: tuple[Asks, ...] = ()
 
 
 def facts_of(context: Mapping[str, Any]) -> TaskFacts:
@@ -64,6 +73,8 @@ def facts_of(context: Mapping[str, Any]) -> TaskFacts:
         conf=getattr(dag_run, "conf", None) or {},
         params=context.get("params") or {},
         url=ti.log_url,
+        map_name=getattr(ti, "rendered_map_index", None),
+        asks=asks_of(task.dag),
     )
 
 
@@ -72,34 +83,65 @@ def run_id(dag_id: str, dag_run_id: str) -> str:
     return f"{dag_id}/{dag_run_id}"
 
 
-def run_claim(facts: TaskFacts, *, deployment: str, run_tag_keys: Iterable[str] = ()) -> Claim:
-    """The claim of the whole DAG run, the same from each of its tasks."""
-    tags = _dag_tags(facts) | _known({"dag_id": facts.dag_id, "run_type": facts.run_type})
-    tags |= _known({"triggering_user": facts.triggering_user})
+def run_claim(
+    facts: TaskFacts,
+    limits: RunLimits = NO_RUN_LIMITS,
+    *,
+    deployment: str,
+    concurrency: Concurrency,
+    globs: Collection[str] = (),
+    run_tag_keys: Iterable[str] = (),
+) -> Claim:
+    """The claim of the whole DAG run, the same from each of its tasks.
+
+    It takes the pools that the DAG declares, and those of run granularity that its tasks ask for, as far as the DAG
+    tells: the most slots that any of them asks. Raises ClaimError as `op_claim`.
+    """
+    pools = dict(limits.pools)
+    for ask in facts.asks:
+        for name, slots in _asked(ask.pool, ask.pool_slots, ask.pools, concurrency, globs).items():
+            if concurrency.pool_granularity(name) is Granularity.RUN:
+                pools[name] = max(slots, pools.get(name, 0))
+    tags = _dag_tags(facts)
     for key in run_tag_keys:
         value = facts.conf.get(key, facts.params.get(key))
         if value is not None:
             tags[key] = value if isinstance(value, str) else json.dumps(value, default=str, sort_keys=True)
+    own = {"dag_id": facts.dag_id, "run_type": facts.run_type, "triggering_user": facts.triggering_user}
+    # A task is told no more of its backfill; of one DAG Airflow lets only one be active, so this names it.
+    own |= {"backfill_id": facts.dag_id if facts.run_type == "backfill" else None}
     return Claim(
         kind=ClaimKind.RUN,
         host=HOST,
         deployment=deployment,
         run_id=run_id(facts.dag_id, facts.run_id),
-        tags=tags,
+        pools=pools,
+        tags=tags | dict(limits.tags) | _known(own),
+        priority=_bounded(limits.priority or 0),
         url=_run_url(facts),
+        within=limits.within,
     )
 
 
-def op_claim(facts: TaskFacts, *, deployment: str, limited: Collection[str], globs: Collection[str] = ()) -> Claim:
+def op_claim(
+    facts: TaskFacts,
+    limits: Limits = NO_LIMITS,
+    *,
+    deployment: str,
+    concurrency: Concurrency,
+    globs: Collection[str] = (),
+    run_priority: int = 0,
+) -> Claim:
     """The claim of one attempt of a task instance.
 
-    `limited` names the pools with an explicit limit in the store. A task's `pool` counts when it is one of these or
-    matches a glob. Raises ClaimError when such a pool's name cannot be one in Penstock (whitespace, `:digits` at the
-    end).
+    A task's Airflow `pool` counts when it has a limit of its own in the store or matches a glob; the pools of `limits`
+    always do, and come before it. Raises ClaimError when a pool's name cannot be one in Penstock (whitespace,
+    `:digits` at the end).
     """
-    counts = facts.pool in limited or _matches(facts.pool, globs)
     own = {"dag_id": facts.dag_id, "task_id": facts.task_id, "task_group": facts.task_group}
     own |= {"owner": facts.owner, "operator": facts.operator, "queue": facts.queue}
+    # Airflow's weight of a task that says nothing is 1, everybody else's priority then is 0.
+    priority = facts.priority_weight - DEFAULT_PRIORITY_WEIGHT if limits.priority is None else limits.priority
     return Claim(
         kind=ClaimKind.OP,
         host=HOST,
@@ -107,13 +149,36 @@ def op_claim(facts: TaskFacts, *, deployment: str, limited: Collection[str], glo
         run_id=run_id(facts.dag_id, facts.run_id),
         op_id=facts.task_id if facts.map_index < 0 else f"{facts.task_id}[{facts.map_index}]",
         attempt=facts.try_number,
-        pools={facts.pool: facts.pool_slots} if counts else {},
-        tags=_dag_tags(facts) | _known(own),
-        # Airflow's weight of a task that says nothing is 1, everybody else's priority then is 0.
-        priority=facts.priority_weight - DEFAULT_PRIORITY_WEIGHT,
+        pools=_asked(facts.pool, facts.pool_slots, limits.pools, concurrency, globs),
+        tags=_dag_tags(facts) | dict(limits.tags) | _known(own),
+        priority=_bounded(priority + run_priority),
         url=facts.url,
         in_run=True,
+        name=_op_name(facts),
+        step=f"{facts.dag_id}.{facts.task_id}",
     )
+
+
+def root_pools(facts: TaskFacts, concurrency: Concurrency, globs: Collection[str] = ()) -> list[Collection[str]]:
+    """The pools of each task with which the run begins, for `penstock.rules.root_pools_full`."""
+    return [list(_asked(ask.pool, ask.pool_slots, ask.pools, concurrency, globs)) for ask in facts.asks if ask.is_root]
+
+
+def _asked(
+    pool: str, pool_slots: int, pools: Mapping[str, int], concurrency: Concurrency, globs: Collection[str]
+) -> dict[str, int]:
+    native = {pool: pool_slots} if pool in concurrency.pools.limits or _matches(pool, globs) else {}
+    return native | dict(pools)
+
+
+def _op_name(facts: TaskFacts) -> str:
+    """How people know the op: a mapped one by the name that the DAG gives its index (`map_index_template`)."""
+    index = "" if facts.map_index < 0 else f"[{facts.map_name or facts.map_index}]"
+    return f"{run_id(facts.dag_id, facts.run_id)} {facts.task_id}{index}"
+
+
+def _bounded(priority: int) -> int:
+    return max(-PRIORITY_MAX, min(PRIORITY_MAX, priority))
 
 
 def _matches(pool: str, globs: Collection[str]) -> bool:

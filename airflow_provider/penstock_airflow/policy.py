@@ -83,11 +83,11 @@ def enter_gate(context: Any) -> None:
     gate.enter(context)
 
 
-def leave_gate() -> None:
-    """Give back what this attempt holds."""
+def leave_gate(error: BaseException | None) -> None:
+    """Give back what this attempt holds, or hand it on to the trigger for which it leaves the worker."""
     from penstock_airflow import gate  # noqa: PLC0415
 
-    gate.leave()
+    gate.leave(error)
 
 
 def end_run(context: Any) -> None:

@@ -4,6 +4,38 @@ from __future__ import annotations
 
 from typing import Any
 
+CONNECTION_TYPE: dict[str, Any] = {
+    "connection-type": "penstock",
+    "hook-class-name": "penstock_airflow.hook.PenstockHook",
+    "hook-name": "Penstock",
+    "ui-field-behaviour": {
+        "hidden-fields": [],
+        "relabeling": {"schema": "Database", "extra": "More (JSON)"},
+        "placeholders": {
+            "host": "db.example, or the path of an SQLite file",
+            "schema": "penstock",
+            "login": "penstock",
+            "port": "5432",
+        },
+    },
+    "conn-fields": {
+        "backend": {
+            "label": "Kind of database",
+            "description": "SQLite is for one machine; its file's path goes into Host.",
+            "schema": {
+                "type": ["string", "null"],
+                "enum": ["postgresql", "mysql", "sqlite"],
+                "default": "postgresql",
+            },
+        },
+        "options": {
+            "label": "Options of the driver",
+            "description": "As at the end of a SQLAlchemy URL: sslmode=require&connect_timeout=5",
+            "schema": {"type": ["string", "null"]},
+        },
+    },
+}
+
 
 def get_provider_info() -> dict[str, Any]:
     """The provider's description in the form of Airflow's `provider_info.schema.json`."""
@@ -12,16 +44,27 @@ def get_provider_info() -> dict[str, Any]:
         "name": "Penstock",
         "description": "Concurrency limits shared with Prefect and plain processes: pools, run limits, tag limits.",
         "integrations": [{"integration-name": "Penstock", "tags": ["software"]}],
+        "hooks": [{"integration-name": "Penstock", "python-modules": ["penstock_airflow.hook"]}],
         "triggers": [{"integration-name": "Penstock", "python-modules": ["penstock_airflow.trigger"]}],
+        "connection-types": [CONNECTION_TYPE],
+        "extra-links": ["penstock_airflow.plugin.HolderLink"],
+        "cli": ["penstock_airflow.cli.get_cli_commands"],
         "config": {
             "penstock": {
                 "description": "Where the limits are kept, and how tasks wait for them.",
                 "options": {
                     "store_url": _option(
                         "SQLAlchemy URL of the store that holds the limits; the same for every host that shares them. "
-                        "Without it Penstock is inactive.",
+                        "Also ``store_url_cmd``, a command that prints it, and ``store_url_secret``, its name in the "
+                        "secrets backend. Absent: ``conn_id``, else ``PENSTOCK_STORE_URL``. Without any of them "
+                        "Penstock is inactive.",
                         example="postgresql+psycopg://penstock:secret@db.example/penstock",
                         sensitive=True,
+                    ),
+                    "conn_id": _option(
+                        "The Airflow connection that names the store, when no URL is set: one of type Penstock, or an "
+                        "existing one of type postgres, mysql or sqlite.",
+                        example="penstock_default",
                     ),
                     "deployment": _option(
                         "The name of this Airflow installation among all that share the store. "
@@ -38,6 +81,13 @@ def get_provider_info() -> dict[str, Any]:
                     "run_tag_keys": _option(
                         "Comma-separated keys of a run's conf, else of its params, that become run tags.",
                         example="team,customer",
+                        default="",
+                    ),
+                    "pool_per_op": _option(
+                        "Comma-separated globs of ``dag_id.task_id``: each of these tasks gets a pool of its own, "
+                        "named ``op/DEPLOYMENT/dag_id.task_id``, with the default limit, else one slot. "
+                        "``penstock pools ops`` lists them.",
+                        example="etl.*,report.send",
                         default="",
                     ),
                     "short_block_seconds": _option(

@@ -19,7 +19,13 @@ PATIENCE_SECONDS = 20.0  # the dag-processor kills the whole parse of a file aft
 def end(context: Any) -> None:
     """Free the run's lease. Raises StoreUnavailable when the store stays away; Airflow writes that into its log."""
     run_id = claims.run_id(context["dag"].dag_id, context["run_id"])
-    if installation.patiently(lambda: installation.engine().end_run(run_id), patience_seconds=PATIENCE_SECONDS):
+
+    def end_run() -> bool:
+        engine = installation.engine()
+        engine.configuration()  # the first question makes sure of the store
+        return engine.end_run(run_id)
+
+    if installation.patiently(end_run, patience_seconds=PATIENCE_SECONDS):
         log.info("Penstock: the run slot of %s is free", run_id)
 
 

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """One limit that bars a claim: how much of it is held, and by whom (labels, oldest first, at most 10)."""
+    """One limit that bars a claim: how much of it is held, and by whom (labels, oldest first, at most 10).
+
+    `links` are the holders' URLs in the same order, None where there is none.
+    """
 
     limit: str
     needed: int
@@ -20,6 +23,7 @@ class Reason:
     held: int
     holders: tuple[str, ...] = ()
     waiting_ahead: int = 0
+    links: tuple[str | None, ...] = ()
 
     def __str__(self) -> str:
         kind, _, name = self.limit.partition(":")

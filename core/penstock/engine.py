@@ -385,15 +385,19 @@ class Engine:
         with self._lock:
             return self._leases.get(claim_id)
 
-    def granted(self, lease: Lease) -> Lease:
-        """Keep a new lease; the same claim granted to two threads at once is one lease, held twice."""
+    def granted(self, lease: Lease, *, told_before: bool = False) -> Lease:
+        """Keep a new lease; the same claim granted to two threads at once is one lease, held twice.
+
+        `told_before`: the plugins have heard of this grant, from whoever this process joins or takes over from.
+        """
         with self._lock:
             known = self._leases.get(lease.claim_id)
             if known is not None:
                 known.holds += 1
                 return known
             self._leases[lease.claim_id] = lease
-        self.hook.penstock_granted(lease=lease, waited_seconds=lease.waited_seconds)
+        if not told_before:
+            self.hook.penstock_granted(lease=lease, waited_seconds=lease.waited_seconds)
         return lease
 
     def refused(self, claim: Claim, reasons: Sequence[Reason], why: Why, waited_seconds: float = 0.0) -> Refused:
@@ -510,6 +514,14 @@ class Engine:
         holder = self.run_claim(run_id).holder
         run = self.store.run_lease(holder) if holder is not None else None
         return run is not None and self.store.end(run.claim_id, reason="the run is over")
+
+    def end_op(self, claim: Claim, *, reason: str) -> bool:
+        """End what stands in the store for this attempt of an op, waiting or held, whoever keeps it. False if nothing.
+
+        For a host that knows the attempt to be over.
+        """
+        live = self.store.run_lease(claim.holder) if claim.holder is not None else None
+        return live is not None and self.store.end(live.claim_id, reason=reason)
 
     def snapshot(self) -> Snapshot:
         """Everything live in the store."""

@@ -71,7 +71,7 @@ def reasons_against(snapshot: Snapshot, wants: Mapping[str, int]) -> tuple[Reaso
     """The limits that bar a claim that did not stay to wait."""
     rows = {row.key: row for row in snapshot.limits}
     return tuple(
-        Reason(key, slots, row.capacity, row.held, _holders(snapshot, key))
+        Reason(key, slots, row.capacity, row.held, _holders(snapshot, key), links=_links(snapshot, key))
         for key, slots in sorted(wants.items())
         if (row := rows.get(key)) is not None and row.capacity is not None and row.capacity - row.held < slots
     )
@@ -99,7 +99,8 @@ def barring(snapshot: Snapshot, row: ClaimRow, ahead: Sequence[ClaimRow]) -> tup
             continue
         queued = sum(1 for other in ahead if key in other.wants)
         if limit.capacity - limit.held < slots or queued:
-            reasons.append(Reason(key, slots, limit.capacity, limit.held, _holders(snapshot, key), queued))
+            holders, links = _holders(snapshot, key), _links(snapshot, key)
+            reasons.append(Reason(key, slots, limit.capacity, limit.held, holders, queued, links))
     return tuple(reasons)
 
 
@@ -114,6 +115,10 @@ def _holding(snapshot: Snapshot, key: str) -> list[ClaimRow]:
 
 def _holders(snapshot: Snapshot, key: str) -> tuple[str, ...]:
     return tuple(row.claim.label for row in _holding(snapshot, key))
+
+
+def _links(snapshot: Snapshot, key: str) -> tuple[str | None, ...]:
+    return tuple(row.claim.url for row in _holding(snapshot, key))
 
 
 def limit_json(row: LimitRow, concurrency: Concurrency) -> dict[str, Any]:

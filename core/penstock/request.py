@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import threading
 import time
 import uuid
@@ -21,10 +22,10 @@ from penstock.store.contract import Mode, Outcome, Owner, Result
 from penstock.waiting import Cancelled, Wait
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from penstock.claim import Claim
-    from penstock.decision import Decision
+    from penstock.decision import Decision, Reason
     from penstock.engine import Engine
     from penstock.rules import Demand
     from penstock.settings import OnBlocked
@@ -35,7 +36,9 @@ log = logging.getLogger("penstock.waiting")
 class Request:
     """One claim of this process on its way. `claim_id` names it in the store once it waits there.
 
-    `queued`: it does; `elsewhere`: it does not, since another process has the same claim.
+    `queued`: it does; `elsewhere`: it does not, since another process has the same claim. `started_at` (monotonic) is
+    when its wait began, in another process perhaps. `tell`, if set, is called with the reasons when a wait is to be
+    told of, instead of a line in the log.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Request:
         self.claim, self.claim_id, self.ticket = claim, claim.claim_id, ticket
         self.queued = self.elsewhere = False
         self.started_at = self.asked_at = time.monotonic()
+        self.tell: Callable[[Sequence[Reason]], None] | None = None
         self._engine, self._probed = engine, probed
         self._eligible_after_seconds = eligible_after_seconds
         self._abandoned = False
@@ -169,6 +173,8 @@ class Request:
             self.claim_id = outcome.claim_id
             engine.requested(self.claim_id)
         self.elsewhere = outcome.result is Result.BUSY
+        waited_before = 0.0 if outcome.joined else outcome.waited_seconds  # a wait that is over was that of another
+        self.started_at = min(self.started_at, time.monotonic() - waited_before)
         match outcome.result:
             case Result.HELD:
                 return self._granted(outcome, owner)
@@ -214,7 +220,7 @@ class Request:
         if self.claim.kind is ClaimKind.RUN_POOL:  # the run's from now on, not this process's to give back
             self._engine.forget(self.claim_id)
             return Granted(lease)
-        return Granted(self._engine.granted(lease))
+        return Granted(self._engine.granted(lease, told_before=outcome.joined))
 
     # -- waiting -----------------------------------------------------------------------------------------------------
 
@@ -225,24 +231,68 @@ class Request:
         cancelled: threading.Event | None = None,
     ) -> Lease:
         """The lease, after waiting for it as `on_blocked` says. Raises as Engine.acquire; Cancelled when told so."""
-        wait = Wait(self._engine, self, on_blocked, wait_timeout_seconds)
-        woken = threading.Event()
         try:
-            while isinstance(found := wait.look(), float):
-                with wait.listening(woken.set):
-                    wait.pause(woken, found, cancelled)
-                woken.clear()
-            return found
+            while (lease := self.acquire_within(math.inf, on_blocked, wait_timeout_seconds, cancelled)) is None:
+                pass
+            return lease
         except BaseException as error:  # also what a signal handler raises into the wait
             if isinstance(error, Cancelled) or not isinstance(error, Exception):
                 self._undo()
+            raise
+
+    def acquire_within(
+        self,
+        seconds: float,
+        on_blocked: OnBlocked = "wait",
+        wait_timeout_seconds: float | None = None,
+        cancelled: threading.Event | None = None,
+    ) -> Lease | None:
+        """As `acquire`, for about `seconds`: None when it still waits by then; go on, hand it over or withdraw it.
+
+        While the store is away it is not known whether it waits: this goes on until the store answers.
+        """
+        wait = Wait(self._engine, self, on_blocked, wait_timeout_seconds)
+        woken, until = threading.Event(), time.monotonic() + seconds
+        try:
+            while isinstance(found := wait.look(), float):
+                left = until - time.monotonic()
+                if left <= 0 and not wait.away:
+                    wait.announce()
+                    return None
+                with wait.listening(woken.set):
+                    wait.pause(woken, found if wait.away else min(found, left), cancelled)
+                woken.clear()
+            return found
+        except BaseException:
             self._engine.forget(self.claim_id)  # a lease of this process is known all the same
             raise
 
     async def acquire_async(self, on_blocked: OnBlocked = "wait", wait_timeout_seconds: float | None = None) -> Lease:
         """As `acquire`, on an event loop. A cancellation leaves nothing behind, even in the middle of a step."""
+        try:
+            while (lease := await self._acquire_within_async(math.inf, on_blocked, wait_timeout_seconds)) is None:
+                pass
+            return lease
+        except asyncio.CancelledError:
+            self._abandon(self._undo)
+            raise
+
+    async def acquire_ticket_async(self, seconds: float) -> Lease | None:
+        """A ticket's lease, after waiting for about `seconds` at most; None when it still waits by then.
+
+        However this ends, by a cancellation too, the ticket stays in the store: somebody else goes on with it.
+        """
+        try:
+            return await self._acquire_within_async(seconds, "wait", None)
+        except asyncio.CancelledError:
+            self._abandon(self._let_go)
+            raise
+
+    async def _acquire_within_async(
+        self, seconds: float, on_blocked: OnBlocked, wait_timeout_seconds: float | None
+    ) -> Lease | None:
         wait = Wait(self._engine, self, on_blocked, wait_timeout_seconds)
-        loop, woken = asyncio.get_running_loop(), asyncio.Event()
+        loop, woken, until = asyncio.get_running_loop(), asyncio.Event(), time.monotonic() + seconds
 
         def wake() -> None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits there any more
@@ -256,14 +306,15 @@ class Request:
 
         try:
             while isinstance(found := await self._engine.off_loop(look), float):
+                left = until - time.monotonic()
+                if left <= 0 and not wait.away:
+                    wait.announce()
+                    return None
                 with wait.listening(wake), contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(woken.wait(), found)
+                    await asyncio.wait_for(woken.wait(), found if wait.away else min(found, left))
                 woken.clear()
             return found
-        except asyncio.CancelledError:
-            self._abandon()
-            raise
-        except BaseException:
+        except Exception:
             self._engine.forget(self.claim_id)
             raise
 
@@ -296,18 +347,24 @@ class Request:
             raise LeaseLost(f"{self.claim.label}: the claim was lost before it could be handed over; claim again")
         return self.claim_id
 
-    def _abandon(self) -> None:
-        """Undo a cancelled wait, after the step that may still be running in its thread. Does not wait for it."""
+    def _abandon(self, leave: Callable[[], None]) -> None:
+        """End a cancelled wait, after the step that may still be running in its thread. Does not wait for it."""
 
         def undo() -> None:
             with self._step_lock:
                 self._abandoned = True
                 try:
-                    self._undo()
+                    leave()
                 except StoreUnavailable as error:
                     log.warning("%s: withdrawn, which the store hears of at the next beat: %s", self.claim.label, error)
 
         self._engine.in_thread(undo)
+
+    def _let_go(self) -> None:
+        """Leave what the store has as it is: this process does not answer for it any more."""
+        if (lease := self._engine.lease(self.claim_id)) is not None:
+            lease.hand_over(seconds=self._engine.settings.ticket_seconds)
+        self._engine.forget(self.claim_id)
 
     def _undo(self) -> None:
         if (lease := self._engine.lease(self.claim_id)) is not None:

@@ -43,6 +43,11 @@ class Wait:
         self._away_since = 0.0
         self._announced = False
 
+    @property
+    def away(self) -> bool:
+        """Whether the store did not answer the last look."""
+        return self._away_since > 0.0
+
     def look(self) -> Lease | float:
         """Step once: the lease, or for how many seconds to pause unless woken.
 
@@ -55,7 +60,7 @@ class Wait:
         if self._away_since:
             self._away_since, self._pause_seconds = 0.0, self._engine.settings.poll_min_seconds
         if isinstance(decision, Granted):
-            if self._announced:
+            if self._announced and self._request.tell is None:
                 log.info("%s: slots granted after %.1f s", self._request.claim.label, decision.lease.waited_seconds)
             return decision.lease
         if isinstance(decision, Refused):
@@ -69,11 +74,11 @@ class Wait:
         if not self._request.queued:
             yield
             return
-        self._engine.wakeups.add(claim_id, wake, asked_at=self._request.asked_at)
+        self._engine.wakeups.add(claim_id, wake, asked_at=self._request.asked_at, ticket=self._request.ticket)
         try:
             yield
         finally:
-            self._engine.wakeups.remove(claim_id)
+            self._engine.wakeups.remove(claim_id, wake)
 
     def pause(self, woken: threading.Event, seconds: float, cancelled: threading.Event | None) -> None:
         """Until woken or over. Raises Cancelled."""
@@ -100,13 +105,22 @@ class Wait:
     def _why(self, reasons: Sequence[Reason]) -> str:
         return "another process has the same claim" if self._request.elsewhere else describe(reasons)
 
+    def announce(self) -> None:
+        """Say who waits and for what, unless that has been said. A look that fails to tell why is no error."""
+        if not self._announced:
+            with contextlib.suppress(StoreUnavailable):
+                self._announce()
+
     def _announce(self) -> Sequence[Reason]:
         """Say once who waits and for what. Not at once: most waits are short, and to find out why costs more."""
         request, engine = self._request, self._engine
         reasons = tuple(reason for claim_id in request.places for reason in engine.reasons(claim_id))
         if not self._announced:
             self._announced = True
-            log.info("%s waits: %s", request.claim.label, self._why(reasons))
+            if request.tell is not None:
+                request.tell(reasons)
+            else:
+                log.info("%s waits: %s", request.claim.label, self._why(reasons))
             for claim_id in request.places:
                 if links := engine.circle(request.claim, claim_id):
                     log.warning("these wait for each other, none goes on by itself: %s", "; ".join(map(str, links)))
@@ -129,7 +143,8 @@ class Wait:
 
     def _next_pause(self) -> float:
         if self._request.queued:
-            return self._engine.settings.ticket_seconds / 3 if self._request.ticket else QUEUED_LOOK_SECONDS
+            # A ticket's looks are the dearer ones, and there may be many in one process.
+            return self._engine.settings.ticket_seconds if self._request.ticket else QUEUED_LOOK_SECONDS
         pause = self._pause_seconds
         self._pause_seconds = min(pause * 1.5, self._engine.settings.poll_max_seconds)
         return pause * random.uniform(0.5, 1.0)  # noqa: S311  # jitter, not a secret

@@ -6,7 +6,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
 from penstock.errors import StoreUnavailable
@@ -27,7 +27,7 @@ class Wakeups:
 
     The thread hears of grants where the store can tell, and polls in any case: often at first where it cannot hear,
     and no less than once in `poll_max_seconds`, since a lost wake-up must cost no more. `on_round` is called with each
-    poll.
+    poll. The tickets among the waiters, and those that are kept here while they hold, are renewed all at once.
     """
 
     def __init__(
@@ -35,7 +35,10 @@ class Wakeups:
     ) -> None:
         self._store, self._settings, self._session_id, self._on_round = store, settings, session_id, on_round
         self._lock = threading.Lock()
-        self._waiters: dict[str, Callable[[], None]] = {}
+        self._waiters: dict[str, list[Callable[[], None]]] = {}  # several may wait for the lease of one run
+        self._tickets: set[str] = set()  # those waiters that no session keeps alive
+        self._kept: dict[str, Callable[[], None]] = {}  # tickets that hold, and whom to call when they are gone
+        self._renew_at = 0.0
         self._fresh: set[str] = set()  # to be looked at soon: what was told of them before is not heard again
         self._heard: dict[str, None] = {}  # told of before their waiter came, the latest last
         self._thread: threading.Thread | None = None
@@ -45,13 +48,16 @@ class Wakeups:
         self._news = threading.Event()
         self._pause = settings.poll_min_seconds
 
-    def add(self, claim_id: str, wake: Callable[[], None], *, asked_at: float) -> None:
+    def add(self, claim_id: str, wake: Callable[[], None], *, asked_at: float, ticket: bool = False) -> None:
         """Have `wake` called, from another thread, when the claim should speak up.
 
         `asked_at` (monotonic) is when the store was last asked about it: what came later is known where it was heard.
+        A `ticket` is renewed meanwhile.
         """
         with self._lock:
-            self._waiters[claim_id] = wake
+            self._waiters.setdefault(claim_id, []).append(wake)
+            if ticket:
+                self._tickets.add(claim_id)
             heard = claim_id in self._heard
             self._heard.pop(claim_id, None)
             if self.wake not in self._store.on_granted:
@@ -60,22 +66,42 @@ class Wakeups:
                 self._fresh.add(claim_id)
                 self._pause = self._settings.poll_min_seconds
                 self._stir()
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._watch, name="penstock-wakeups", daemon=True)
-                self._thread.start()
+            self._begin()
         if heard:
             wake()
 
-    def remove(self, claim_id: str) -> None:
-        """No longer wait for this claim."""
+    def remove(self, claim_id: str, wake: Callable[[], None]) -> None:
+        """No longer have this called for this claim."""
         with self._lock:
-            self._waiters.pop(claim_id, None)
-            self._fresh.discard(claim_id)
+            others = [other for other in self._waiters.pop(claim_id, []) if other is not wake]
+            if others:
+                self._waiters[claim_id] = others
+            else:
+                self._tickets.discard(claim_id)
+                self._fresh.discard(claim_id)
+
+    def keep(self, claim_id: str, gone: Callable[[], None]) -> None:
+        """Renew a ticket that holds its slots until `drop`; `gone` is called, once, when it had ended all the same."""
+        with self._lock:
+            self._kept[claim_id] = gone
+            self._begin()
+            self._renew_at = 0.0  # who handed it over may have done so long ago
+
+    def drop(self, claim_id: str) -> None:
+        """No longer renew this ticket."""
+        with self._lock:
+            self._kept.pop(claim_id, None)
+
+    def _begin(self) -> None:
+        if self._thread is None:
+            self._renew_at = time.monotonic() + self._settings.ticket_seconds / 3
+            self._thread = threading.Thread(target=self._watch, name="penstock-wakeups", daemon=True)
+            self._thread.start()
 
     def wake(self, claim_ids: Collection[str]) -> None:
         """Wake those of these claims that wait here."""
         with self._lock:
-            calls = [self._waiters[claim_id] for claim_id in claim_ids if claim_id in self._waiters]
+            calls = [call for claim_id in claim_ids for call in self._waiters.get(claim_id, ())]
         for call in calls:
             call()
 
@@ -88,7 +114,7 @@ class Wakeups:
     def close(self) -> None:
         """Let the thread end now rather than some seconds later. Nobody waits any more."""
         with self._lock:
-            thread, self._waiters = self._thread, {}
+            thread, self._waiters, self._tickets, self._kept = self._thread, {}, set(), {}
             self._thread = None
             if self.wake in self._store.on_granted:
                 self._store.on_granted.remove(self.wake)
@@ -111,7 +137,7 @@ class Wakeups:
         while True:
             with self._lock:
                 ours = self._thread is threading.current_thread()
-                if ours and self._waiters:
+                if ours and (self._waiters or self._kept):
                     idle_since = time.monotonic()
                 elif not ours or time.monotonic() - idle_since > IDLE_SECONDS:
                     # Both at once, for the next waiter starts another thread, with a listener of its own.
@@ -170,11 +196,23 @@ class Wakeups:
     def _look(self) -> None:
         with self._lock:
             waiting = list(self._waiters)
+            tickets, kept = set(self._tickets), dict(self._kept)
+        if time.monotonic() >= self._renew_at and (tickets or kept):
+            self._renew_tickets(tickets, kept)
         if waiting:
             self.wake(self._store.to_touch(waiting))
             # A wake-up that got lost left a grantable waiter behind: whoever looks next grants it.
             self._store.grant_pass()
+        if waiting or kept:
             self._on_round()
+
+    def _renew_tickets(self, tickets: Collection[str], kept: Mapping[str, Callable[[], None]]) -> None:
+        seconds = self._settings.ticket_seconds
+        alive = self._store.renew([*tickets, *kept], ticket_seconds=seconds)
+        self._renew_at = time.monotonic() + seconds / 3
+        for claim_id in kept.keys() - alive:
+            self.drop(claim_id)
+            kept[claim_id]()
 
     def _open_listener(self) -> None:
         session_id = self._session_id()

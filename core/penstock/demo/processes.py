@@ -101,6 +101,10 @@ class Processes:
                 raise HostFailed(f"{what}: not within {seconds:g} s\n" + "\n".join(map(self.tail, self._children)))
             time.sleep(0.2)
 
+    def pid(self, name: str) -> int:
+        """Of the child of that name."""
+        return self._children[name].pid
+
     def log_file(self, name: str) -> Path:
         """Where a child writes."""
         return self.folder / f"{name}.log"

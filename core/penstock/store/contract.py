@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -50,6 +50,10 @@ class Outcome:
     slots: tuple[HeldSlot, ...] = ()
     observed: tuple[str, ...] = ()
     """Limits that had no room for it; only a host that observes is admitted all the same."""
+    joined: bool = False
+    """It was held before, by a ticket that is adopted now or by other tasks of its run: no new grant."""
+    waited_seconds: float = field(default=0.0, compare=False)
+    """Of a claim that was there before: how long it has waited by now, or had when it was granted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,6 +310,9 @@ class Store(Protocol):
         Idempotent by claim id, and by holder: a live claim of the same holder is joined (a run), adopted (a ticket), or
         reported BUSY. `eligible_after_seconds`: not granted before, though the place in the queue counts from now.
         """
+
+    def renew(self, claim_ids: Sequence[str], *, ticket_seconds: float) -> set[str]:
+        """Give tickets, waiting or held, that long from now on. Those that live, whoever owns them by now."""
 
     def touch(self, claim_id: str, demands: Sequence[Demand], *, version: int, owner: Owner) -> Outcome:
         """Speak up for a claim: acknowledge its grant (HELD), leave parking, adopt a ticket, or keep waiting."""

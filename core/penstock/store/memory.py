@@ -275,13 +275,25 @@ class MemoryStore:
         adopted = entry.state is ClaimState.HELD and entry.liveness is Liveness.TICKET and session_owns
         if entry.state not in HOLDING:
             self._own(entry, owner, held=False)
-            return Outcome(Result.WAITING, claim_id)
+            waited = (self._now() - entry.enqueued_at) / 1_000_000
+            return Outcome(Result.WAITING, claim_id, waited_seconds=waited)
+        own = entry.claim.kind is ClaimKind.OP and owner.session_id in entry.sessions
+        joined = entry.state is ClaimState.HELD and not own
         self._own(entry, owner, held=True)
         if adopted:
             self._record(claim_id, Event.ADOPTED)
             entry.slots = tuple(replace(held, epoch=len(self._history)) for held in entry.slots)
         entry.state = ClaimState.HELD
-        return Outcome(Result.HELD, claim_id, entry.slots)
+        waited = ((entry.granted_at or self._now()) - entry.enqueued_at) / 1_000_000
+        return Outcome(Result.HELD, claim_id, entry.slots, joined=joined, waited_seconds=waited)
+
+    def renew(self, claim_ids: Sequence[str], *, ticket_seconds: float) -> set[str]:
+        with self._lock:
+            live = {one for one in claim_ids if one in self._claims and self._claims[one].state is not ClaimState.ENDED}
+            for claim_id in live:
+                if self._claims[claim_id].liveness is Liveness.TICKET:
+                    self._claims[claim_id].deadline = self._now() + _us(ticket_seconds)
+            return live
 
     def hand_over(
         self, claim_id: str, session_id: str, *, ticket_seconds: float, eligible_after_seconds: float = 0.0

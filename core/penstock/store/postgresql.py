@@ -342,8 +342,10 @@ class PostgresqlDialect:
 
         @event.listens_for(engine, "rollback")
         def _rollback(connection: Connection) -> None:
-            # With a rollback psycopg lets all prepared statements go, if there were any of its own.
-            self._prepared.discard(connection.connection.driver_connection)
+            # With a rollback psycopg lets all prepared statements go, if there were any of its own. Where the server
+            # cut the connection off there is none left to ask for, and to ask would hide why.
+            if not connection.invalidated:
+                self._prepared.discard(connection.connection.driver_connection)
 
         return engine
 

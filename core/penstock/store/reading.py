@@ -41,7 +41,7 @@ SELECT count(*) FROM penstock_waiter
 WHERE limit_id = :of_limit AND (`rank` < :rank OR (`rank` = :rank AND claim_id < :claim_id))
 """
 HOLDERS = """
-SELECT DISTINCT c.host, c.deployment, c.run_id, c.op_id, c.name, c.granted_at, c.id
+SELECT DISTINCT c.host, c.deployment, c.run_id, c.op_id, c.name, c.url, c.granted_at, c.id
 FROM penstock_slot s JOIN penstock_claim c ON c.id = s.claim_id WHERE s.limit_id = :of_limit
 ORDER BY c.granted_at, c.id LIMIT :most
 """
@@ -182,8 +182,9 @@ def _reasons(cursor: Cursor, wants: Mapping[str, int], place: Mapping[str, objec
         here = {"of_limit": limit_id, "most": HOLDERS_SHOWN}
         ahead = cursor(AHEAD, {**here, **place}).fetchone()[0] if place is not None else 0
         if capacity - held < wants[key] or ahead:
-            holders = tuple(label_of(*row[:5]) for row in cursor(HOLDERS, here).fetchall())
-            found.append(Reason(key, wants[key], capacity, held, holders, ahead))
+            rows_held = cursor(HOLDERS, here).fetchall()
+            holders, links = tuple(label_of(*row[:5]) for row in rows_held), tuple(row[5] for row in rows_held)
+            found.append(Reason(key, wants[key], capacity, held, holders, ahead, links))
     return tuple(found)
 
 

@@ -115,10 +115,13 @@ class SqlStore(Database):
             )
 
     def register(self, deployment: Deployment) -> None:
+        key = digest(f"{deployment.host}/{deployment.name}")
+        known = select(t.deployment.c.fingerprint).where(t.deployment.c.id == key)
+        with self.transaction(read_only=True) as tx:  # each process asks; hardly one has to write
+            if tx.connection.scalar(known) == deployment.fingerprint:
+                return
         with self.transaction() as tx:
-            key = digest(f"{deployment.host}/{deployment.name}")
             values = {"id": key, "host": deployment.host, "name": deployment.name, "registered_at": tx.now}
-            known = select(t.deployment.c.fingerprint).where(t.deployment.c.id == key)
             self.dialect.insert_if_absent(
                 tx.connection, t.deployment, {**values, "fingerprint": deployment.fingerprint}
             )
@@ -285,6 +288,11 @@ class SqlStore(Database):
             if outcome.result is Result.WAITING and claim_id in self._grant():
                 continue
             return outcome
+
+    @again_if_undone
+    def renew(self, claim_ids: Sequence[str], *, ticket_seconds: float) -> set[str]:
+        with self.transaction() as tx:
+            return touching.renew(tx, claim_ids, ticket_seconds)
 
     @again_if_undone
     def hand_over(

@@ -41,7 +41,7 @@ def touch(
         if demands or stands:
             _wait_on(tx, row, kind, demands, version, owner, stands=stands)
             admission.join_run(tx.connection, dialect, kind, claim_id, owner)
-            return Outcome(Result.WAITING, claim_id)
+            return Outcome(Result.WAITING, claim_id, waited_seconds=(tx.now - row.enqueued_at) / 1_000_000)
         # Nothing bars it any more: the rules that did are gone.
         tx.connection.execute(delete(t.waiter).where(t.waiter.c.claim_id == claim_id))
         _update(tx.connection, claim_id, {"demands": {}, "version": version, "granted_at": tx.now})
@@ -49,7 +49,25 @@ def touch(
         admission.record(tx.connection, Event.GRANTED, row, tx.now, waited=tx.now - row.enqueued_at)
     _hold(tx, row, kind, owner)
     admission.join_run(tx.connection, dialect, kind, claim_id, owner)
-    return Outcome(Result.HELD, claim_id, admission.slots_of(tx.connection, claim_id))
+    own = kind is ClaimKind.OP and row.session_id is not None
+    return Outcome(
+        Result.HELD,
+        claim_id,
+        admission.slots_of(tx.connection, claim_id),
+        joined=row.state == ClaimState.HELD.value and not own,
+        waited_seconds=((row.granted_at or tx.now) - row.enqueued_at) / 1_000_000,
+    )
+
+
+def renew(tx: Transaction, claim_ids: Sequence[str], ticket_seconds: float) -> set[str]:
+    """See `Store.renew`."""
+    live = t.claim.c.id.in_(claim_ids) & (t.claim.c.state != ClaimState.ENDED.value)
+    tickets = live & (t.claim.c.liveness == Liveness.TICKET.value)
+    locked = select(t.claim.c.id).where(tickets).order_by(t.claim.c.id).with_for_update(skip_locked=True)
+    mine = tx.connection.scalars(locked).all()
+    deadline = tx.now + int(ticket_seconds * 1_000_000)
+    tx.connection.execute(update(t.claim).where(t.claim.c.id.in_(mine)).values(deadline=deadline))
+    return set(tx.connection.scalars(select(t.claim.c.id).where(live)))
 
 
 def _wait_on(
