@@ -1,4 +1,4 @@
-"""The intervals that the tasks of tests/airflow_provider/dags write down (dags/recording.py), as the tests read them."""
+"""The intervals that the tasks of tests/airflow_provider/dags write down (recording.py), as the tests read them."""
 
 from __future__ import annotations
 

@@ -75,13 +75,21 @@ class Trace:
         """DAG id → state now, of all runs of that id."""
         return {row[0]: row[1] for row in self._rows("SELECT dag_id, state FROM dag_run WHERE run_id = :id", id=run_id)}
 
-    def age_heartbeats(self, job_type: str) -> None:
-        """As if a minute had passed since these jobs were heard of last: `SchedulerJob`, `TriggererJob`."""
+    def forget_job(self, job_type: str) -> None:
+        """As if a minute had passed since a killed `SchedulerJob` or `TriggererJob` was heard of last.
+
+        What it forked may live on and still have its connections: PostgreSQL then does not learn of its death, and the
+        transaction in which it died would keep its locks.
+        """
         with self._engine.connect() as connection:
             statement = (
                 "UPDATE job SET latest_heartbeat = latest_heartbeat - interval '1 minute' WHERE job_type = :kind"
             )
             connection.execute(text(statement), {"kind": job_type})
+            connection.exec_driver_sql(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
+                "AND state LIKE 'idle in transaction%%' AND state_change < clock_timestamp() - interval '1 second'"
+            )
 
     def _rows(self, statement: str, **values: Any) -> Sequence[Any]:
         with self._engine.connect() as connection:

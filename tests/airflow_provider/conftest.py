@@ -22,12 +22,14 @@ from servers import fresh_database, missing
 from sqlalchemy.engine import make_url
 
 DAGS = Path(__file__).with_name("dags")
-DAG_IDS = ["deferring", "endless", "kinds", "live_empty", "outcomes", "runs"]
+DAG_IDS = ["deferring", "endless", "kinds", "live_empty", "outcomes", "runs", "thirty_defer"]
 SETTINGS = {
     "AIRFLOW__PENSTOCK__POOLS": "api",
     "AIRFLOW__PENSTOCK__RUN_TAG_KEYS": "team",
     "AIRFLOW__PENSTOCK__SHORT_BLOCK_SECONDS": "1",
     "AIRFLOW__PENSTOCK__SESSION_TTL_SECONDS": "5",
+    "AIRFLOW__PENSTOCK__RELEASE_WHILE_DEFERRED": "narrow,live_deferral_released",
+    "AIRFLOW__PENSTOCK__WAITING_BY_POOL": "thirty_block=block,thirty_reschedule=reschedule",
     "AIRFLOW__CORE__PARALLELISM": "20",
     # A process that is gone is noticed within seconds, not minutes.
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",

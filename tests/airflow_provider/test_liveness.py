@@ -87,11 +87,12 @@ WAYS = {
         free_seconds=EXPIRED,
         act=send(signal.SIGKILL, "supervisor"),
     ),
+    "live_deferral_held": Way(done="defers itself, slot held", final="success", before=2),
     "live_deferral_released": Way(done="defers itself, slot released", final="success"),
     "live_sensor_poke": Way(done="sensor, poke: true at the third time", final="success", before=3),
     "live_sensor_reschedule": Way(done="sensor, reschedule: true at the third time", final="success"),
     "live_setup_teardown": Way(done="setup, work, teardown", final="success"),
-    "live_empty": Way(done="EmptyOperator, never in a worker", final="success", attempts=0, before=0),
+    "live_empty": Way(done="EmptyOperator, never in a worker", final="success", before=0),
     "live_dags_test": Way(done="airflow dags test", final="success"),
 }
 COMPONENTS_KILLED = {
@@ -180,7 +181,7 @@ class Round:
         label = f"{name}/{self.run_id} holder"
         wait_for("the trigger waits", lambda: label in self._log(name, "waits"), seconds=seconds)
         self.host.processes.kill("triggerer")
-        self.trace.age_heartbeats("TriggererJob")
+        self.trace.forget_job("TriggererJob")
         self.host.start_component("triggerer")
         self.host.wait_until_healthy()
         rival.release()
@@ -192,7 +193,7 @@ class Round:
         wait_for = self.host.processes.wait_for
         wait_for("it works", lambda: name in {one["name"] for one in recorded(self.folder)}, seconds=seconds)
         self.host.processes.kill("scheduler", alone=True)
-        self.trace.age_heartbeats("SchedulerJob")
+        self.trace.forget_job("SchedulerJob")
         self.host.start_component("scheduler")
         self._until_over({name: COMPONENTS_KILLED[name]}, seconds=seconds)
 
