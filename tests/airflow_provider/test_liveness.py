@@ -102,6 +102,7 @@ COMPONENTS_KILLED = {
     "live_triggerer_killed": Way(
         done="waits deferred; SIGKILL to the triggerer, started again", final="success", before=0
     ),
+    "live_no_triggerer": Way(done="waits while no triggerer runs", final="success", before=0),
 }
 LIMITS = {
     "pools": {"limits": dict.fromkeys([*WAYS, *COMPONENTS_KILLED], 1)},
@@ -171,21 +172,25 @@ class Round:
                 way.act(self.host, name, {**(working or {}), "run_id": self.run_id})
 
     def _kill_triggerer(self, *, seconds: float) -> None:
-        name = "live_triggerer_killed"
-        rival = self._rivals[name] = Rival(self.engine, name, hold_seconds=seconds)
-        rival.step()
-        assert rival.has_it
-        self.host.trigger(name, self.run_id)
+        """One task waits deferred when the triggerer is killed, another one comes while there is none."""
         wait_for = self.host.processes.wait_for
-        wait_for("it waits deferred", lambda: self._state(name, "holder") == "deferred", seconds=seconds)
-        label = f"{name}/{self.run_id} holder"
-        wait_for("the trigger waits", lambda: label in self._log(name, "waits"), seconds=seconds)
+        before, after = "live_triggerer_killed", "live_no_triggerer"
+        for name in (before, after):
+            self._rivals[name] = Rival(self.engine, name, hold_seconds=seconds)
+            self._rivals[name].step()
+            assert self._rivals[name].has_it
+        self.host.trigger(before, self.run_id)
+        wait_for("it waits deferred", lambda: self._state(before, "holder") == "deferred", seconds=seconds)
         self.host.processes.kill("triggerer")
         self.trace.forget_job("TriggererJob")
+        self.host.trigger(after, self.run_id)
+        states = ("deferred", "up_for_reschedule")
+        wait_for("it leaves the worker", lambda: self._state(after, "holder") in states, seconds=seconds)
         self.host.start_component("triggerer")
         self.host.wait_until_healthy()
-        rival.release()
-        self._until_over({name: COMPONENTS_KILLED[name]}, seconds=seconds)
+        for name in (before, after):
+            self._rivals[name].release()
+        self._until_over({before: COMPONENTS_KILLED[before]}, seconds=seconds)
 
     def _kill_scheduler(self, *, seconds: float) -> None:
         name = "live_scheduler_killed"
@@ -195,11 +200,7 @@ class Round:
         self.host.processes.kill("scheduler", alone=True)
         self.trace.forget_job("SchedulerJob")
         self.host.start_component("scheduler")
-        self._until_over({name: COMPONENTS_KILLED[name]}, seconds=seconds)
-
-    def _log(self, name: str, containing: str) -> str:
-        lines = self.host.task_log(name, self.run_id, "holder").splitlines()
-        return "\n".join(line for line in lines if containing in line)
+        self._until_over(COMPONENTS_KILLED, seconds=seconds)
 
     def _state(self, name: str, task_id: str | None = None) -> str | None:
         states = [state for state in self.trace.states(name, since=self.since) if state.task_id == task_id]
@@ -257,6 +258,14 @@ def test_the_slot_comes_back_and_never_has_two_holders(name: str, rounds: list[d
         assert (seen.final, seen.attempts) == (way.final, way.attempts)
         assert seen.before == way.before
         assert seen.free_seconds < way.free_seconds
+
+
+def test_without_a_triggerer_a_waiting_task_is_rescheduled_and_says_so(
+    host: AirflowHost, rounds: list[dict[str, Seen]]
+) -> None:
+    assert all("up_for_reschedule" in one["live_no_triggerer"].states for one in rounds)
+    log = host.task_log("live_no_triggerer", "round_0", "holder")
+    assert "no triggerer runs, so the task is rescheduled instead of deferred; start `airflow triggerer`" in log
 
 
 def test_the_slot_of_a_run_comes_back_when_it_ends(

@@ -73,6 +73,7 @@ python("live_clear", work, LONG, retries=1)
 python("live_zombie", work, 35.0, retries=1)
 python("live_scheduler_killed", work, LONG, retries=1)
 python("live_triggerer_killed")
+python("live_no_triggerer")
 python("live_dags_test", work, 2.0)
 
 for path in ("live_deferral_held", "live_deferral_released"):
