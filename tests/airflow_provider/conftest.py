@@ -22,11 +22,13 @@ from servers import fresh_database, missing
 from sqlalchemy.engine import make_url
 
 DAGS = Path(__file__).with_name("dags")
-DAG_IDS = ["deferring", "endless", "kinds", "live_empty", "outcomes", "runs"]
+DAG_IDS = ["deferring", "endless", "kinds", "live_empty", "outcomes", "runs", "withdrawn"]
 SETTINGS = {
     "AIRFLOW__PENSTOCK__POOLS": "api",
     "AIRFLOW__PENSTOCK__RUN_TAG_KEYS": "team",
     "AIRFLOW__PENSTOCK__SHORT_BLOCK_SECONDS": "1",
+    "AIRFLOW__PENSTOCK__WAITING_BY_POOL": "way_reschedule=reschedule,way_block=block",
+    "AIRFLOW__PENSTOCK__RELEASE_WHILE_DEFERRED": "released,live_deferral_released",
     "AIRFLOW__PENSTOCK__SESSION_TTL_SECONDS": "5",
     "AIRFLOW__CORE__PARALLELISM": "20",
     # A process that is gone is noticed within seconds, not minutes.
