@@ -77,5 +77,7 @@ with DAG("only_empty", schedule=None):
     EmptyOperator(task_id="first") >> EmptyOperator(task_id="last")
 
 with DAG("withdrawn", schedule=None):
-    limited("withdrawn")(PythonOperator(task_id="holds", python_callable=record, op_args=["withdrawn", 60.0]))
-    limited("withdrawn")(PythonOperator(task_id="waits", python_callable=record, op_args=["withdrawn_waits", 1.0]))
+    for number in range(2):
+        limited("withdrawn")(
+            PythonOperator(task_id=f"task_{number}", python_callable=record, op_args=["withdrawn", 90.0])
+        )
