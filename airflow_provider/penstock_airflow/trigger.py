@@ -54,7 +54,7 @@ class PenstockTrigger(BaseTrigger):  # type: ignore[misc,unused-ignore]  # the t
 
     async def run(self) -> AsyncIterator[Any]:
         """Wait in the store, off the event loop."""
-        runs.watch(asyncio.get_running_loop())
+        runs.watch()
         event: dict[str, Any] = {"claims": [claim.claim_id for claim in self._claims()]}
         try:
             engine = await _engine()
@@ -147,7 +147,7 @@ class HoldingTrigger(BaseTrigger):  # type: ignore[misc,unused-ignore]  # as abo
 
     async def run(self) -> AsyncIterator[Any]:
         """Run the trigger inside. Whatever the store does, it runs."""
-        runs.watch(asyncio.get_running_loop())
+        runs.watch()
         for name in ("trigger_id", "triggerer_job_id", "timeout_after"):  # what the triggerer tells its triggers
             if hasattr(self, name):
                 setattr(self.inner, name, getattr(self, name))
@@ -210,6 +210,7 @@ class HoldingTrigger(BaseTrigger):  # type: ignore[misc,unused-ignore]  # as abo
 
 async def _engine() -> Engine:
     """The engine of this triggerer. Its first use loads SQLAlchemy, not on the event loop."""
+    compatibility.ask_on(asyncio.get_running_loop())
     return await asyncio.to_thread(installation.engine)
 
 

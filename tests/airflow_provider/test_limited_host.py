@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ Recorded = Mapping[str, list[Interval]]
 
 
 @pytest.fixture(scope="module")
-def recorded(started_host: AirflowHost, limits: None, engine: Engine, intervals_folder: Path) -> Iterator[Recorded]:
+def recorded(started_host: AirflowHost, limits: None, engine: Engine, intervals_folder: Path) -> Recorded:
     """Name → intervals, when every run is over and every slot is back."""
     for (dag_id, run_id), conf in RUNS.items():
         started_host.trigger(dag_id, run_id, conf)
@@ -68,7 +68,7 @@ def recorded(started_host: AirflowHost, limits: None, engine: Engine, intervals_
         interval = json.loads(path.read_text())
         found[interval["name"]].append((interval["began"], interval["ended"]))
         path.unlink()
-    yield found
+    return found
 
 
 def skipped_and_let_go(host: AirflowHost, engine: Engine, folder: Path) -> None:
