@@ -17,7 +17,7 @@ class TcpProxy:
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listening.getsockname()[1]
         self._pairs: dict[socket.socket, socket.socket] = {}
-        self._swallowing, self._closed = False, threading.Event()
+        self._swallowing, self._cutting, self._closed = False, False, threading.Event()
         self._thread = threading.Thread(target=self._forward, daemon=True)
 
     def __enter__(self) -> TcpProxy:
@@ -34,10 +34,14 @@ class TcpProxy:
 
     def cut(self) -> None:
         """From now on every connection, old and new, is closed."""
-        self._listening.close()
+        self._cutting = True
         for one in list(self._pairs):
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
+
+    def mend(self) -> None:
+        """After `cut`: new connections are let through again."""
+        self._cutting = False
 
     def _forward(self) -> None:
         with selectors.DefaultSelector() as selector:
@@ -54,6 +58,9 @@ class TcpProxy:
 
     def _accept(self, selector: selectors.BaseSelector) -> None:
         here, _ = self._listening.accept()
+        if self._cutting:
+            here.close()
+            return
         there = socket.create_connection(self._to)
         self._pairs |= {here: there, there: here}
         for one in (here, there):

@@ -7,6 +7,7 @@ import functools
 import inspect
 import json
 import logging
+import sys
 import urllib.request
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -27,6 +28,29 @@ def configuration() -> Any:
     from airflow.configuration import conf  # noqa: PLC0415  # the policy module must stay light
 
     return conf
+
+
+def connection(conn_id: str) -> Any:
+    """Airflow's connection of that id. Raises what `not_found` names when there is none, or whatever Airflow raises.
+
+    In task processes, the dag-processor's children and the triggerer the SDK asks the execution API, from any thread;
+    the API server, the scheduler and the command line read Airflow's database, which only the older door still does.
+    """
+    if hasattr(sys.modules.get("airflow.sdk.execution_time.task_runner"), "SUPERVISOR_COMMS"):
+        from airflow.sdk import Connection  # noqa: PLC0415
+
+        return Connection.get(conn_id)
+    from airflow.models.connection import Connection as StoredConnection  # noqa: PLC0415
+
+    return StoredConnection.get_connection_from_secrets(conn_id)
+
+
+def not_found() -> type[Exception]:
+    """What Airflow raises where there is no such thing."""
+    from airflow.exceptions import AirflowNotFoundException  # noqa: PLC0415
+
+    found: type[Exception] = AirflowNotFoundException
+    return found
 
 
 def task_deferred(**facts: Any) -> Any:
@@ -313,3 +337,53 @@ def _decoded(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
         decoded = BaseSerialization.deserialize(arguments)
     return decoded
+
+
+# -- what `airflow penstock doctor` asks -----------------------------------------------------------------------------
+
+
+def plugin_base() -> Any:
+    """The class of plugins: the SDK's, which costs a task process least; before 3.2 there is only the older one."""
+    try:
+        from airflow.sdk.plugins_manager import AirflowPlugin  # noqa: PLC0415
+    except ImportError:
+        from airflow.plugins_manager import AirflowPlugin  # noqa: PLC0415
+    return AirflowPlugin
+
+
+def loaded_plugins() -> tuple[set[str], dict[str, str]]:
+    """The names of the plugins that this Airflow has loaded, and by module why others are not."""
+    from airflow import plugins_manager  # noqa: PLC0415
+
+    if hasattr(plugins_manager, "get_import_errors"):
+        plugins, errors = plugins_manager._get_plugins()
+    else:
+        plugins_manager.ensure_plugins_loaded()
+        plugins, errors = plugins_manager.plugins, plugins_manager.import_errors
+    return {plugin.name for plugin in plugins or ()}, dict(errors)
+
+
+def policies() -> set[str]:
+    """The modules whose cluster policies this Airflow calls."""
+    from airflow import settings  # noqa: PLC0415
+
+    if hasattr(settings, "get_policy_plugin_manager"):
+        manager = settings.get_policy_plugin_manager()
+    else:
+        manager = settings.POLICY_PLUGIN_MANAGER
+    return {getattr(module, "__name__", "") for module in manager.get_plugins()}
+
+
+def living_triggerer() -> bool:
+    """Whether a triggerer beats, as Airflow's database says. Raises whatever that raises where it cannot be reached."""
+    from airflow.jobs.job import most_recent_job  # noqa: PLC0415
+
+    job = most_recent_job("TriggererJob")
+    return job is not None and bool(job.is_alive())
+
+
+def knows_task_runner() -> bool:
+    """Whether `after_execution` finds its place in this Airflow."""
+    from airflow.sdk.execution_time import task_runner  # noqa: PLC0415
+
+    return hasattr(task_runner, "_execute_task")

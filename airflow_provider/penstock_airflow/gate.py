@@ -115,10 +115,9 @@ class _Gate:
         run_lease.hand_over(seconds=engine.settings.ticket_seconds)
         if run_lease.unlimited:
             _tell_unlimited(self._context, None)
-        elif not limited:
-            # The first claim of a run fixes its own limits on its tasks, whatever its DAG says by now.
-            standing = patiently(partial(engine.standing, asked))
-            limited = bool(engine.demands(asked, concurrency, standing))
+            return
+        # The first claim of a run fixes its own limits on its tasks, whatever the DAG says by now.
+        limited = limited or bool(patiently(lambda: engine.demands(asked, concurrency, engine.standing(asked))))
         if limited:
             op, lease = self._wait(op_claim, self._said, way)
             if lease is None:
@@ -156,7 +155,7 @@ class _Gate:
         while True:
             request = self._engine.request(claim, **how)
             request.started_at = self._began
-            request.tell = partial(self._tell, claim.label)
+            request.tell = partial(self._tell, request)
             left = math.inf if way == "block" else max(0.0, self._until - time.monotonic())
             try:
                 lease = request.acquire_within(min(left, self._left()), said.on_blocked, said.wait_timeout_seconds)
@@ -193,9 +192,9 @@ class _Gate:
             log.info("Penstock: the place in the queue is lost, the task queues again: %s", error)
             return str(uuid.uuid4())  # an id that has ended is never granted again
 
-    def _tell(self, label: str, reasons: Sequence[Reason]) -> None:
+    def _tell(self, request: Request, reasons: Sequence[Reason]) -> None:
         self._waited = True
-        for line in telling.lines_of_wait(label, reasons):
+        for line in telling.lines_of_wait(request.claim.label, reasons, held_back=bool(request.held_back_by)):
             log.info("Penstock: %s", line)
 
     def _leave_worker(self, way: Way, wanted: Sequence[Claim], *, run_ends: float = math.inf) -> NoReturn:
@@ -266,10 +265,10 @@ def _hand_on(lease: Lease, deferral: Any) -> bool:
 
 def _give_up(here: Installation, context: Any) -> None:
     """The trigger failed, and the task with it: what stands for this attempt in the store is to end now."""
+    facts = claims.facts_of(context)
     try:
         _, concurrency = engine().configuration()
-        facts = claims.facts_of(context)
-        claim = claims.op_claim(facts, limits.Limits(), deployment=here.deployment, concurrency=concurrency)
+        claim = claims.op_claim(facts, deployment=here.deployment, concurrency=concurrency)
         if engine().end_op(claim, reason="its trigger failed"):
             log.info("Penstock: %s gives up its slots, or its place in the queue", claim.label)
         engine().close()

@@ -13,28 +13,29 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, get_args
 from penstock import settings
 from penstock.errors import ConfigError, Fault, StoreUnavailable
 
-from penstock_airflow import compatibility
+from penstock_airflow import compatibility, connections
+from penstock_airflow.configuration import SECTION, Configuration
 from penstock_airflow.ways import Way
 
 if TYPE_CHECKING:
     from penstock.engine import Engine
 
 log = logging.getLogger("penstock.airflow")
-SECTION = "penstock"
 T = TypeVar("T")
 _RETRY_SECONDS = (0.2, 5.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """The settings of `[penstock]`. `store_url` None means inactive. Raises ConfigError on what cannot be.
+    """The settings of `[penstock]`. Neither `store_url` nor `conn_id` means inactive. Raises ConfigError on what
+    cannot be.
 
-    `waiting_by_pool` are pairs (glob, way); the first that matches a pool's name counts. `fingerprint` tells this
-    Airflow from another one of the same deployment name: the URL of its API, None where it has only the default.
+    `waiting_by_pool` are pairs (glob, way); the first that matches a pool's name counts.
     """
 
     store_url: str | None
     deployment: str
+    conn_id: str | None = None
     pools: tuple[str, ...] = ()
     run_tag_keys: tuple[str, ...] = ()
     pool_per_op: tuple[str, ...] = ()
@@ -49,7 +50,6 @@ class Installation:
     enforcement: settings.Enforcement = "enforce"
     on_store_error: settings.OnStoreError = "wait"
     store_retry_seconds: float = 600.0
-    fingerprint: str | None = None
 
     def __post_init__(self) -> None:
         bounds = {
@@ -81,27 +81,27 @@ class Installation:
 
     @classmethod
     def configured(cls) -> Self:
-        """As Airflow's configuration has it. Raises ConfigError, and AirflowConfigException on what is no number."""
-        conf = compatibility.configuration()
+        """As Airflow's configuration has it. Raises ConfigError."""
+        conf = Configuration()
         given = settings.Settings.from_environment()
         return cls(
-            store_url=settings.configured_url(conf.get(SECTION, "store_url", fallback=None)),
+            store_url=_store_url(conf),
             deployment=settings.deployment(conf.get(SECTION, "deployment", fallback=None), host="airflow"),
+            conn_id=conf.get(SECTION, "conn_id", fallback=None),
             pools=_listed(conf.get(SECTION, "pools", fallback="")),
             run_tag_keys=_listed(conf.get(SECTION, "run_tag_keys", fallback="")),
             pool_per_op=_listed(conf.get(SECTION, "pool_per_op", fallback="")),
             short_block_seconds=conf.getfloat(SECTION, "short_block_seconds", fallback=3.0),
             min_deferral_seconds=conf.getfloat(SECTION, "min_deferral_seconds", fallback=10.0),
             session_ttl_seconds=conf.getfloat(SECTION, "session_ttl_seconds", fallback=60.0),
-            waiting=conf.get(SECTION, "waiting", fallback="defer"),
+            waiting=cast("Way", conf.get(SECTION, "waiting", fallback="defer")),
             waiting_by_pool=_pairs(conf.get(SECTION, "waiting_by_pool", fallback="")),
             reschedule_seconds=conf.getfloat(SECTION, "reschedule_seconds", fallback=30.0),
             release_while_deferred=_listed(conf.get(SECTION, "release_while_deferred", fallback="")),
             exempt_setup_teardown=conf.getboolean(SECTION, "exempt_setup_teardown", fallback=False),
-            enforcement=conf.get(SECTION, "enforcement", fallback=None) or given.enforcement,
-            on_store_error=conf.get(SECTION, "on_store_error", fallback=None) or given.on_store_error,
+            enforcement=cast("settings.Enforcement", conf.get(SECTION, "enforcement") or given.enforcement),
+            on_store_error=cast("settings.OnStoreError", conf.get(SECTION, "on_store_error") or given.on_store_error),
             store_retry_seconds=conf.getfloat(SECTION, "store_retry_seconds", fallback=600.0),
-            fingerprint=compatibility.own_url(),
         )
 
 
@@ -113,12 +113,13 @@ def store_is_configured() -> bool:
     and the gate then fails each task with the cause, as it must not run unlimited.
     """
     try:
-        url = compatibility.configuration().get(SECTION, "store_url", fallback=None)
-    except Exception as error:  # whatever a command or a secrets backend raises
+        conf = Configuration()
+        named = _store_url(conf) or conf.get(SECTION, "conn_id")
+    except ConfigError as error:
         log.warning("Penstock: the store's URL cannot be read, tasks will fail: %s", error)
         return True
-    if settings.configured_url(url) is None:
-        log.info("Penstock is installed but inactive: no [penstock] store_url is set, so nothing is limited")
+    if named is None:
+        log.info("Penstock is installed but inactive: no [penstock] store_url or conn_id is set: nothing is limited")
         return False
     return True
 
@@ -136,18 +137,28 @@ _engines: dict[str, Engine] = {}
 def engine() -> Engine:
     """The engine of this process, made at first use; a fork of it starts with a clean one (see Engine).
 
-    The store is not asked yet. Raises ConfigError without a store URL: another component of this installation has one,
-    and a store of our own beside it would limit nothing; StoreUnavailable where the URL cannot be used.
+    The store is not asked yet. Raises ConfigError without a store: another component of this installation has one, and
+    a store of our own beside it would limit nothing; StoreUnavailable where the URL cannot be used or be read now.
     """
     here = installation()
-    if here.store_url is None:
-        raise ConfigError(
-            [Fault("no store_url in this process; set it for every component of Airflow", path="[penstock]")]
-        )
     with _lock:
         if (known := _engines.get(here.deployment)) is not None:
             return known
-        return _engines.setdefault(here.deployment, _connected(here, here.store_url))
+    url = store_url(here)  # not under the lock: Airflow may be asked, which may take its time
+    with _lock:
+        if (known := _engines.get(here.deployment)) is not None:
+            return known
+        return _engines.setdefault(here.deployment, _connected(here, url))
+
+
+def store_url(here: Installation) -> str:
+    """The URL of the settings, else of the connection that they name. Raises ConfigError, StoreUnavailable."""
+    if here.store_url is not None:
+        return here.store_url
+    if here.conn_id is not None:
+        return connections.store_url(here.conn_id)
+    told = "no store_url and no conn_id in this process; set one for every component of Airflow"
+    raise ConfigError([Fault(told, path=f"[{SECTION}]")])
 
 
 def _connected(here: Installation, url: str) -> Engine:
@@ -169,7 +180,7 @@ def _connected(here: Installation, url: str) -> Engine:
             enforcement=here.enforcement,
             on_store_error=here.on_store_error,
         ),
-        fingerprint=here.fingerprint,
+        fingerprint=compatibility.own_url(),
         lazy=True,
     )
 
@@ -194,6 +205,12 @@ def patiently(call: Callable[[], T], *, patience_seconds: float | None = None) -
             log.warning("the store is away, nothing starts before it answers; trying again: %s", error)
             time.sleep(pause)
             pause = min(2 * pause, longest)
+
+
+def _store_url(conf: Configuration) -> str | None:
+    """What the section says comes before what the environment says to every program of Penstock."""
+    own = conf.get(SECTION, "store_url", fallback=None)
+    return own if own or conf.get(SECTION, "conn_id") else settings.configured_url(None)
 
 
 def _listed(text: str | None) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ def watch(loop: asyncio.AbstractEventLoop) -> None:
     Airflow calls no callback when a user marks or deletes a run. Task processes are not asked: their line to Airflow
     may be lent to a subprocess, and a question from another thread would garble it.
     """
-    if not installed_plugins().has_plugin(__name__):
+    if not installed_plugins().has_plugin(__name__) and not compatibility.in_one_process():
         installed_plugins().register(_Probe(loop), __name__)
 
 

@@ -5,34 +5,37 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
+from airflow_trace import Trace
 from penstock import changes, connect
 from penstock.config import Concurrency
 from penstock.demo.airflow_host import AirflowHost
 from penstock.engine import Engine
 from penstock.store.sql import SqlStore
+from proxy import TcpProxy
 from servers import fresh_database, missing
+from sqlalchemy.engine import make_url
 
 DAGS = Path(__file__).with_name("dags")
 AUTHORS_DAG_IDS = ["blocked", "exclusive", "in_rooms", "of_a_team_1", "of_a_team_2", "own_pools", "said_of_tasks"]
-DAG_IDS = [*AUTHORS_DAG_IDS, "deferring", "endless", "kinds", "outcomes", "runs", "within"]
-LIMITS = {
-    "pools": {"default_limit": 1, "limits": {"database": 2, "narrow": 1}},
-    "runs": {
-        "max_concurrent_runs": 2,
-        "tag_concurrency_limits": [{"key": "team", "value": "analytics", "limit": 1}],
-    },
-}
+DAG_IDS = [*AUTHORS_DAG_IDS, "deferring", "endless", "kinds", "live_empty", "outcomes", "runs", "within"]
 SETTINGS = {
     "AIRFLOW__PENSTOCK__POOLS": "api",
     "AIRFLOW__PENSTOCK__RUN_TAG_KEYS": "team",
     "AIRFLOW__PENSTOCK__POOL_PER_OP": "own_pools.*",
     "AIRFLOW__PENSTOCK__SHORT_BLOCK_SECONDS": "1",
+    "AIRFLOW__PENSTOCK__SESSION_TTL_SECONDS": "5",
+    "AIRFLOW__CORE__PARALLELISM": "20",
+    # A process that is gone is noticed within seconds, not minutes.
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
+    "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "5",
+    "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "2",
 }
 
 
@@ -50,7 +53,7 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
     return WithoutAirflow.from_parent(parent, path=module_path)
 
 
-STORES = ["sqlite", "postgresql"]
+STORES = ["postgresql", "sqlite"]
 
 
 @pytest.fixture(scope="session", params=STORES)
@@ -69,10 +72,32 @@ def store_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(scope="session")
 def engine(store_url: str) -> Iterator[Engine]:
-    """An engine beside Airflow on the same store, with the limits applied."""
+    """An engine beside Airflow on the same store."""
     with connect(store_url) as engine:
-        changes.apply(engine, Concurrency.from_document(LIMITS), expected_version=0)
         yield engine
+
+
+@pytest.fixture(scope="module")
+def limits(engine: Engine, request: pytest.FixtureRequest) -> None:
+    """The LIMITS of the module are in force."""
+    limits_are(engine, request.module.LIMITS)
+
+
+def limits_are(engine: Engine, document: Mapping[str, Any]) -> None:
+    """Put a configuration in force."""
+    version, _ = engine.configuration(fresh=True)
+    changes.apply(engine, Concurrency.from_document(document), expected_version=version)
+
+
+@pytest.fixture(scope="session")
+def store_proxy(store_url: str) -> Iterator[TcpProxy | None]:
+    """What stands between Airflow and a store that is on a server; the tests' own engine goes past it."""
+    url = make_url(store_url)
+    if url.host is None:
+        yield None
+        return
+    with TcpProxy(url.host, url.port or 5432) as proxy:
+        yield proxy
 
 
 @pytest.fixture(scope="session")
@@ -82,13 +107,16 @@ def intervals_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def started_host(
-    engine: Engine,
     store_url: str,
+    store_proxy: TcpProxy | None,
     postgresql_url: str,
     intervals_folder: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[AirflowHost]:
     """Airflow on a metadata database of its own, on PostgreSQL as in production."""
+    if store_proxy is not None:
+        proxied = make_url(store_url).set(host="127.0.0.1", port=store_proxy.port)
+        store_url = proxied.render_as_string(hide_password=False)
     with (
         fresh_database(postgresql_url) as metadata_url,
         AirflowHost(
@@ -107,9 +135,17 @@ def started_host(
         yield host
 
 
+@pytest.fixture(scope="session")
+def trace(started_host: AirflowHost) -> Iterator[Trace]:
+    """Every state that a task instance or a run of the host takes from now on."""
+    assert started_host.metadata_url is not None
+    with Trace(started_host.metadata_url) as trace:
+        yield trace
+
+
 @pytest.fixture
-def host(started_host: AirflowHost, request: pytest.FixtureRequest) -> Iterator[AirflowHost]:
-    """A real Airflow with the DAGs of `dags/`; when the test fails its logs are printed."""
+def host(started_host: AirflowHost, limits: None, request: pytest.FixtureRequest) -> Iterator[AirflowHost]:
+    """A real Airflow with the DAGs of `dags/`, under the module's LIMITS; when the test fails its logs are printed."""
     failures = request.session.testsfailed
     yield started_host
     if request.session.testsfailed > failures:
@@ -128,5 +164,24 @@ def intervals(intervals_folder: Path) -> Iterator[Intervals]:
         return [(interval["began"], interval["ended"]) for interval in read if interval["name"] == name]
 
     yield recorded
-    for path in intervals_folder.iterdir():
-        path.unlink()
+    forget_intervals(intervals_folder)
+
+
+def forget_intervals(folder: Path) -> None:
+    """Delete them all; one that is being written meanwhile may be written again."""
+    for path in folder.iterdir():
+        path.unlink(missing_ok=True)
+
+
+TABLES = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture(scope="session")
+def tables(pytestconfig: pytest.Config) -> list[str]:
+    """Tables of what was measured, to be printed at the end of the session."""
+    return pytestconfig.stash.setdefault(TABLES, [])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for table in config.stash.get(TABLES, []):
+        terminalreporter.write_line(f"\n{table}")

@@ -14,6 +14,13 @@ from penstock.store.contract import Event, HistoryRow
 from sqlalchemy.engine import make_url
 
 Intervals = Callable[[str], list[tuple[float, float]]]
+LIMITS = {
+    "pools": {"default_limit": 1, "limits": {"database": 2, "narrow": 1}},
+    "runs": {
+        "max_concurrent_runs": 2,
+        "tag_concurrency_limits": [{"key": "team", "value": "analytics", "limit": 1}],
+    },
+}
 
 
 def most_at_once(intervals: Iterable[tuple[float, float]]) -> int:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from configuring import configure
 from intervals import Interval, most_at_once, most_held
 from penstock.demo.airflow_host import AirflowHost
 from penstock.engine import Engine
@@ -35,19 +34,23 @@ RUNS: dict[tuple[str, str], dict[str, Any]] = {
     ("own_pools", "1"): {},
     ("own_pools", "2"): {},
 }
+LIMITS = {
+    "pools": {
+        "default_limit": 1,
+        "limits": {"database": 2, "shut": 0, "rooms": {"limit": 1, "granularity": "run"}},
+    },
+    "runs": {
+        "max_concurrent_runs": 20,
+        "tag_concurrency_limits": [{"key": "team", "value": "analytics", "limit": 1}],
+    },
+}
 FAILED = {("blocked", "1"), ("within", "wrong")}
 Recorded = Mapping[str, list[Interval]]
 
 
 @pytest.fixture(scope="module")
-def recorded(started_host: AirflowHost, engine: Engine, intervals_folder: Path) -> Iterator[Recorded]:
+def recorded(started_host: AirflowHost, engine: Engine, limits: None, intervals_folder: Path) -> Recorded:
     """Name → intervals, when every run is over and every slot is back."""
-    _, before = engine.configuration(fresh=True)
-    block = before.document()
-    block["runs"]["max_concurrent_runs"] = len(RUNS) + 1
-    block["pools"]["limits"]["shut"] = 0
-    block["pools"]["limits"]["rooms"] = {"limit": 1, "granularity": "run"}
-    configure(engine, **block)
     for (dag_id, run_id), conf in RUNS.items():
         started_host.trigger(dag_id, run_id, conf)
     skipped_and_let_go(started_host, engine, intervals_folder)
@@ -65,8 +68,8 @@ def recorded(started_host: AirflowHost, engine: Engine, intervals_folder: Path) 
         interval = json.loads(path.read_text())
         found[interval["name"]].append((interval["began"], interval["ended"]))
         path.unlink()
-    yield found
-    configure(engine, **before.document())
+    (intervals_folder / "let_go").unlink()
+    return found
 
 
 def skipped_and_let_go(host: AirflowHost, engine: Engine, folder: Path) -> None:

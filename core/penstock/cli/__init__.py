@@ -7,7 +7,7 @@ import io
 import logging
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import click
@@ -45,7 +45,9 @@ COMMANDS = {
     "demo": "Run a real Airflow DAG and a real Prefect flow under the limits of one dagster.yaml block.",
     "doctor": "Name each part, whether it is really active, and what to do where it is not sound.",
     "explain": "Say why ID waits, for whom and behind whom, or what it holds.",
+    "export": "Write the limits in the form of another tool.",
     "free": "End the leases of ID and withdraw its waiters, after asking.",
+    "import": "Take over the limits of another tool from what it exports.",
     "janitor": "Reap what died, ask after runs, grant what is free, prune; until SIGTERM or SIGINT.",
     "limits": "Every limit: pools, the run total, tag rules, and those in use by value.",
     "plan": "Show what `apply` would change and whom it would touch.",
@@ -90,14 +92,25 @@ def penstock(context: click.Context, store_url: str | None) -> None:
     context.obj = store_url
 
 
-def main() -> NoReturn:
-    """Run the command line; an error of Penstock is one clear text on stderr and its exit code."""
+def main(
+    arguments: Sequence[str] | None = None,
+    *,
+    prog_name: str = "penstock",
+    store: str | None = None,
+    store_from: str | None = None,
+) -> NoReturn:
+    """Run the command line; an error of Penstock is one clear text on stderr and its exit code.
+
+    A host's own command line gives the words (else `sys.argv` has them), its name, and the store where `--store` names
+    none: its URL ("": the host has none, which only `doctor` takes) and, in words, where the host has it from.
+    """
+    given = {} if store is None else {"store_url": store, "doctor": {"store_from": store_from}}
     logging.basicConfig(level=logging.WARNING, format="penstock: %(message)s", stream=sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that the terminal's encoding lacks is no reason to fail
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = penstock.main(prog_name="penstock", standalone_mode=False)
+        code = penstock.main(arguments, prog_name=prog_name, standalone_mode=False, default_map=given)
     except click.ClickException as error:
         error.show()
         code = error.exit_code

@@ -18,11 +18,12 @@ COLOURS = {State.OK: "green", State.INACTIVE: "cyan", State.WARNING: "yellow", S
 
 @click.command("doctor")
 @json_option
+@click.option("--store-from", hidden=True, help="Of a host's command line: where it has the store from.")
 @click.pass_obj
-def command(store_url: str | None, as_json: bool) -> int:
+def command(store_url: str | None, as_json: bool, store_from: str | None) -> int:
     """Name each part, whether it is really active, and what to do where it is not sound. Changes nothing."""
     parts = []
-    for part in _parts(store_url):
+    for part in _parts(store_url, store_from):
         parts.append(part)
         if not as_json:
             _show(part)
@@ -32,23 +33,26 @@ def command(store_url: str | None, as_json: bool) -> int:
     return EXIT_STORE if any(part.name == "store" for part in faults) else EXIT_NO if faults else 0
 
 
-def _parts(given: str | None) -> Iterator[Part]:
+def _parts(given: str | None, told: str | None) -> Iterator[Part]:
     from penstock.diagnosis import hosts
     from penstock.diagnosis.installation import installation_parts
 
-    yield from _store(given)
+    yield from _store(given, told)
     yield from installation_parts()
-    yield hosts.airflow()
+    yield from hosts.airflow()
     yield hosts.prefect()
 
 
-def _store(given: str | None) -> Iterator[Part]:
+def _store(given: str | None, told: str | None) -> Iterator[Part]:
     from penstock.connection import existing_store
     from penstock.diagnosis.installation import url_source
     from penstock.diagnosis.stores import store_parts
     from penstock.settings import store_url
 
-    source = url_source(given)
+    if given == "":
+        yield Part("store", State.INACTIVE, f"{told} names none: nothing is limited", "set store_url or conn_id there")
+        return
+    source = told or url_source(given)
     try:
         with contextlib.closing(existing_store(store_url(given))) as store:
             yield from store_parts(store, source)

@@ -41,7 +41,7 @@ class AirflowHost:
         metadata_url: str | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self.home, self.dags_folder = home, dags_folder
+        self.home, self.dags_folder, self.metadata_url = home, dags_folder, metadata_url
         self._bin = bin_folder
         self._own_metadata = home / "airflow.db" if metadata_url is None else None
         self._port = free_port()
@@ -106,14 +106,22 @@ class AirflowHost:
         self.command("db", "migrate", seconds=seconds)
         self.start_seconds["metadata"] = time.monotonic() - began
         for component in COMPONENTS:
-            self.processes.start(component, [self._bin / "airflow", component])
+            self.start_component(component)
         self.processes.wait_for("the API server answers", self._answers, seconds=seconds)
         self.start_seconds["API server"] = time.monotonic() - began
         self.processes.wait_for("the DAGs are parsed", lambda: self._parsed(dag_ids), seconds=seconds)
         self.start_seconds["DAGs"] = time.monotonic() - began
-        self.processes.wait_for("the components are healthy", self._healthy, seconds=seconds)
+        self.wait_until_healthy(seconds=seconds)
         self.start_seconds["all"] = time.monotonic() - began
         return self
+
+    def start_component(self, component: str, environment: Mapping[str, str] | None = None) -> None:
+        """Start one of COMPONENTS, after `processes.kill`; `environment` is added to its own."""
+        self.processes.start(component, [self._bin / "airflow", component], environment)
+
+    def wait_until_healthy(self, *, seconds: float = 60.0) -> None:
+        """Return when every component that reports has done so lately. Raises HostFailed."""
+        self.processes.wait_for("the components are healthy", self._healthy, seconds=seconds)
 
     def stop(self) -> None:
         """End every component and everything it started."""
@@ -161,6 +169,17 @@ class AirflowHost:
         """End a run as a user does by hand: `success` or `failed`."""
         run = urllib.parse.quote(run_id, safe="")
         self._request("PATCH", f"/api/v2/dags/{dag_id}/dagRuns/{run}", {"state": state})
+
+    def mark_task(self, dag_id: str, run_id: str, task_id: str, state: str) -> None:
+        """End a task instance as a user does by hand: `success` or `failed`."""
+        run = urllib.parse.quote(run_id, safe="")
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{run}/taskInstances/{task_id}"
+        self._request("PATCH", path, {"new_state": state})
+
+    def clear_task(self, dag_id: str, run_id: str, task_id: str) -> None:
+        """Have a task instance begin anew, whatever its state."""
+        body = {"dry_run": False, "only_failed": False, "dag_run_id": run_id, "task_ids": [task_id]}
+        self._request("POST", f"/api/v2/dags/{dag_id}/clearTaskInstances", body)
 
     def run_states(self, dag_id: str) -> dict[str, str]:
         """Run id → state, of every run of a DAG."""

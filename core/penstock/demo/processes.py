@@ -34,9 +34,12 @@ class Processes:
     environment: Mapping[str, str]
     _children: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _finite: set[str] = field(default_factory=set)
+    _killed: list[subprocess.Popen[bytes]] = field(default_factory=list)  # what they started may live on
 
-    def start(self, name: str, command: Sequence[str | Path]) -> subprocess.Popen[bytes]:
-        """Start one; its output goes to `<folder>/<name>.log`."""
+    def start(
+        self, name: str, command: Sequence[str | Path], environment: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start one, with `environment` added to that of all; its output goes to `<folder>/<name>.log`."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.log_file(name).open("ab") as log:
             child = subprocess.Popen(
@@ -44,7 +47,7 @@ class Processes:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=dict(self.environment),
+                env={**self.environment, **(environment or {})},
                 cwd=self.folder,
                 start_new_session=True,
             )
@@ -76,6 +79,16 @@ class Processes:
         if done.returncode != 0:
             raise HostFailed(f"{name} ended with {done.returncode}:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
         return done.stdout
+
+    def kill(self, name: str, *, alone: bool = False) -> None:
+        """SIGKILL to one and all that it started; `alone`: its children live on, until `stop`."""
+        child = self._children.pop(name)
+        if alone:
+            child.kill()
+        else:
+            _signal_group(child, signal.SIGKILL)
+        child.wait()
+        self._killed.append(child)
 
     def wait_for(self, what: str, condition: Callable[[], bool], *, seconds: float) -> None:
         """Wait until the condition holds. Raises HostFailed when a child has ended or `seconds` are over."""
@@ -111,7 +124,10 @@ class Processes:
                 child.wait(max(0.0, deadline - time.monotonic()))
             _signal_group(child, signal.SIGKILL)
             child.wait()
+        for child in self._killed:
+            _signal_group(child, signal.SIGKILL)
         self._children.clear()
+        self._killed.clear()
 
     def __enter__(self) -> Self:
         return self

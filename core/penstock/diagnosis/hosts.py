@@ -1,11 +1,15 @@
-"""Whether the hosts in this environment are under the limits. None of them is imported: that may take seconds."""
+"""Whether the hosts in this environment are under the limits. None of them is imported into this process."""
 
 from __future__ import annotations
 
 import configparser
 import importlib.metadata
+import importlib.util
+import json
 import os
-from collections.abc import Mapping
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from penstock.diagnosis.installation import STORE_URL
@@ -13,17 +17,43 @@ from penstock.diagnosis.part import Part, State
 
 AIRFLOW_LEAST = (3, 1)
 PREFECT_LEAST = (3, 6)
-AIRFLOW_OPTIONS = ("store_url", "store_url_cmd", "store_url_secret")
+AIRFLOW_OPTIONS = ("store_url", "store_url_cmd", "store_url_secret", "conn_id")
+LOOK_SECONDS = 120.0
 
 
-def airflow() -> Part:
-    """The provider: installed with Airflow, its policy found by Airflow, and a store named."""
+def airflow() -> Iterator[Part]:
+    """The provider: installed with Airflow, its policy found by Airflow, and a store named; then what Airflow loads.
+
+    The latter is told by a fresh process with Airflow in it, as each of Airflow's own processes is one.
+    """
+    part = _airflow()
+    yield part
+    if part.state is not State.FAULT and importlib.util.find_spec("airflow") is not None:
+        yield from _loaded_in_airflow()
+
+
+def _loaded_in_airflow() -> Iterator[Part]:
+    command = [sys.executable, "-m", "penstock_airflow.diagnosis"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LOOK_SECONDS, check=True)
+        told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"part": ')]
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        why = " ".join((getattr(error, "stderr", None) or str(error)).split())[-300:]
+        yield Part(
+            "airflow parts", State.FAULT, f"Airflow cannot be started here: {why}", "see that `airflow info` works"
+        )
+        return
+    for one in told:
+        yield Part(one["part"], State(one["state"]), one["detail"], one["remedy"], one["facts"])
+
+
+def _airflow() -> Part:
     version = _version("apache-airflow-core") or _version("apache-airflow")
     if version is None:
         return Part("airflow", State.INACTIVE, "Airflow is not installed in this environment")
     if (fault := _unfit("airflow", f"Airflow {version}", version, AIRFLOW_LEAST)) is not None:
         return fault
-    groups = {"policy": "airflow.policy", "provider": "apache_airflow_provider"}
+    groups = {"policy": "airflow.policy", "provider": "apache_airflow_provider", "plugin": "airflow.plugins"}
     missing = [what for what, group in groups.items() if not _entry_point(group)]
     if missing:
         detail = f"Airflow {version} does not find Penstock's {' and '.join(missing)}"

@@ -11,12 +11,18 @@ from pathlib import Path
 
 
 def record(name: str, seconds: float = 1.0) -> None:
-    """Work for `seconds`, then write the interval under this name."""
+    """Work for `seconds`. The interval is on disk all the while: it is known of a process that is killed, too."""
+    path = Path(os.environ["INTERVALS_FOLDER"]) / f"{uuid.uuid4()}.json"
+    draft = path.with_suffix(".draft")
     began = time.monotonic()
-    time.sleep(seconds)
-    folder = Path(os.environ["INTERVALS_FOLDER"])
-    interval = {"name": name, "began": began, "ended": time.monotonic()}
-    (folder / f"{uuid.uuid4()}.json").write_text(json.dumps(interval))
+    while True:
+        now = time.monotonic()
+        interval = {"name": name, "began": began, "ended": now, "pid": os.getpid(), "supervisor": os.getppid()}
+        draft.write_text(json.dumps(interval))
+        draft.replace(path)
+        if now >= began + seconds:
+            return
+        time.sleep(min(0.05, began + seconds - now))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,143 @@
+"""What of the provider this Airflow has really loaded, part by part: for `penstock doctor`.
+
+Run as a program, it prints the parts as JSON, one a line: it looks as a fresh process of this Airflow would.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from penstock.diagnosis import Part, State
+from penstock.errors import PenstockError
+
+from penstock_airflow import compatibility, installation
+from penstock_airflow.configuration import SECTION
+from penstock_airflow.installation import Installation
+
+POLICY, PLUGIN, TRIGGER = "penstock_airflow.policy", "penstock", "penstock_airflow.trigger"
+DISTRIBUTION, CONNECTION_TYPE = "penstock", "penstock"
+AGAIN = "install penstock[airflow] again in this environment, and restart Airflow"
+
+
+def parts() -> Iterator[Part]:
+    """Each part once. What cannot be looked at is a fault, with the error."""
+    for name, look in (
+        ("policy", _policy),
+        ("task runner", _task_runner),
+        ("plugin", _plugin),
+        ("provider", _provider),
+        ("connection type", _connection_type),
+        ("trigger", _trigger),
+        ("settings", _settings),
+        ("triggerer", _triggerer),
+    ):
+        yield _looked(f"airflow {name}", look)
+
+
+def _looked(name: str, look: Callable[[str], Part]) -> Part:
+    try:
+        return look(name)
+    except Exception as error:  # Airflow's parts raise what they like, and one that is broken hides no other
+        text = " ".join(str(error).split())[:300]
+        return Part(name, State.FAULT, f"cannot be looked at: {type(error).__name__}: {text}", AGAIN)
+
+
+def _policy(name: str) -> Part:
+    if POLICY not in compatibility.policies():
+        return Part(name, State.FAULT, "Airflow does not call it: no task is limited", AGAIN)
+    if not installation.store_is_configured():
+        return Part(name, State.INACTIVE, "loaded, but does nothing without a store")
+    return Part(name, State.OK, "loaded: every task of every DAG comes through the gate")
+
+
+def _task_runner(name: str) -> Part:
+    if compatibility.knows_task_runner():
+        return Part(name, State.OK, "known: slots are free at the end of each attempt")
+    detail = "not known to this Penstock: slots are free only when the session's time is over"
+    return Part(name, State.WARNING, detail, "a newer Penstock may know it")
+
+
+def _plugin(name: str) -> Part:
+    names, errors = compatibility.loaded_plugins()
+    if PLUGIN in names:
+        return Part(name, State.OK, "loaded: a waiting task links to who holds its slot")
+    why = next((error for module, error in errors.items() if "penstock" in module), "Airflow does not find it")
+    return Part(name, State.WARNING, f"not loaded ({why}): tasks have no link to who holds their slot", AGAIN)
+
+
+def _provider(name: str) -> Part:
+    from airflow.providers_manager import ProvidersManager  # noqa: PLC0415
+
+    found = ProvidersManager().providers.get(DISTRIBUTION)
+    if found is None:
+        return Part(name, State.FAULT, "Airflow does not find it: no settings, no connection type", AGAIN)
+    return Part(name, State.OK, f"{DISTRIBUTION} {found.version}", facts={"version": found.version})
+
+
+def _connection_type(name: str) -> Part:
+    from airflow.providers_manager import ProvidersManager  # noqa: PLC0415
+
+    if ProvidersManager().hooks.get(CONNECTION_TYPE) is None:
+        return Part(name, State.WARNING, "Airflow cannot load its hook: the form is missing", AGAIN)
+    return Part(name, State.OK, f"{CONNECTION_TYPE}: its form and test are there")
+
+
+def _trigger(name: str) -> Part:
+    from penstock_airflow.trigger import PenstockTrigger  # noqa: PLC0415
+
+    path, _ = PenstockTrigger.waiting_for([], not_before=0).serialize()
+    return Part(name, State.OK, f"{path} can be loaded")
+
+
+def _settings(name: str) -> Part:
+    try:
+        here = Installation.configured()
+        if installation.store_is_configured():
+            installation.store_url(here)  # asks Airflow for the connection where there is one
+    except PenstockError as error:
+        return Part(name, State.FAULT, str(error), "correct it for every component: until then each task fails")
+    unknown = sorted(_named() - _options().keys())
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], _options(), 1)
+        remedy = f"did you mean {near[0]}?" if near else "take it out: nothing reads it"
+        return Part(name, State.WARNING, f"[{SECTION}] {unknown[0]} is no setting of Penstock", remedy)
+    source = "store_url" if here.store_url else f"the connection {here.conn_id}" if here.conn_id else "nowhere"
+    facts = {"deployment": here.deployment, "store_from": source}
+    return Part(name, State.OK, f"deployment {here.deployment}, the store from {source}", facts=facts)
+
+
+def _triggerer(name: str) -> Part:
+    try:
+        alive = compatibility.living_triggerer()
+    except Exception as error:  # a worker may not reach Airflow's database, nor need it
+        detail = f"cannot be seen from here: Airflow's database cannot be asked ({type(error).__name__})"
+        return Part(name, State.WARNING, detail, "ask where the scheduler runs")
+    if alive:
+        return Part(name, State.OK, "one is running")
+    if not installation.store_is_configured():
+        return Part(name, State.INACTIVE, "none is running, and none is needed without a store")
+    return Part(name, State.FAULT, "none is running: a task that defers to wait never comes back", "start one")
+
+
+def _options() -> dict[str, Any]:
+    from penstock_airflow.provider_info import get_provider_info  # noqa: PLC0415
+
+    options: dict[str, Any] = get_provider_info()["config"][SECTION]["options"]
+    return options
+
+
+def _named() -> set[str]:
+    """The options that somebody has set, in a file or by a variable; where a value comes from is no name of its own."""
+    return {
+        option.removesuffix("_cmd").removesuffix("_secret")
+        for option in compatibility.configuration().getsection(SECTION) or {}
+    }
+
+
+if __name__ == "__main__":
+    for part in parts():
+        sys.stdout.write(json.dumps(part.as_dict()) + "\n")

@@ -1,0 +1,83 @@
+"""`penstock import`: the limits of another tool, from what it exports."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import click
+
+import penstock
+from penstock import changes
+from penstock.cli.asking import declined
+from penstock.cli.plan_command import show_plan
+from penstock.cli.text import shown
+from penstock.config import Concurrency, PoolLimit
+from penstock.errors import ConfigError, Fault, PluginError
+from penstock.hookspecs import ImportedConfiguration
+
+DEFAULT_POOL = "default_pool"
+
+
+@click.group("import")
+def command() -> None:
+    """Take over the limits of another tool from what it exports."""
+
+
+@command.command("airflow-pools")
+@click.argument("file", type=click.Path(dir_okay=False))
+@click.option("--default-pool", is_flag=True, help="Also `default_pool`, which every task is in that names no pool.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def airflow_pools(store_url: str | None, file: str, default_pool: bool, yes: bool) -> int:
+    """Set a limit for each pool in FILE, which `airflow pools export` wrote. Other limits stay as they are."""
+    found = _imported("airflow-pools", file)
+    for note in found.notes:
+        click.echo(f"{shown(file)}: {shown(note)}", err=True)
+    limits = dict(_checked(file, found).pools.limits)
+    if not default_pool and limits.pop(DEFAULT_POOL, None) is not None:
+        click.echo(f"{shown(file)}: {DEFAULT_POOL} is left out; --default-pool takes it, too.", err=True)
+    with penstock.connect(store_url) as engine:
+        version, before = engine.configuration(fresh=True)
+        plan = changes.plan(engine, _with_pools(before, limits), prune=True)
+        show_plan(plan)
+        if not plan.changes:
+            return 0
+        if (code := declined("Import?", yes=yes)) is not None:
+            return code
+        click.echo(f"imported as version {changes.apply(engine, plan.after, expected_version=version)}")
+    return 0
+
+
+def _imported(kind: str, source: str) -> ImportedConfiguration:
+    from penstock.hooks import installed_plugins
+
+    try:
+        found: ImportedConfiguration | None = installed_plugins().hook.penstock_import_configuration(
+            kind=kind, source=source
+        )
+    except ConfigError as error:
+        raise ConfigError([Fault(f"{source}: {fault}") for fault in error.faults]) from None
+    if found is None:
+        raise PluginError(f"no plugin reads {kind}: is the one that does named in PENSTOCK_PLUGINS_DISABLED?")
+    return found
+
+
+def _checked(source: str, found: ImportedConfiguration) -> Concurrency:
+    """What a plugin made of it, checked as a file is. Raises ConfigError."""
+    from penstock.config_file import read
+
+    try:
+        return read(json.dumps({"concurrency": found.concurrency})).concurrency
+    except ConfigError as error:
+        faults = [Fault(f"{source}: {fault.path}: {fault.message}") for fault in error.faults]
+        raise ConfigError(faults) from None
+
+
+def _with_pools(concurrency: Concurrency, limits: Mapping[str, PoolLimit]) -> Concurrency:
+    """The same configuration with these limits; a pool keeps its granularity, and its description where none comes."""
+    for name, new in limits.items():
+        own = concurrency.pools.limits.get(name, new)
+        update = {"limit": new.limit, "description": new.description or own.description}
+        concurrency = concurrency.with_pool(name, own.model_copy(update=update))
+    return concurrency
