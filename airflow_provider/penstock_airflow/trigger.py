@@ -22,6 +22,7 @@ from penstock_airflow import compatibility, installation, runs, telling
 if TYPE_CHECKING:
     from penstock.decision import Reason
     from penstock.engine import Engine
+    from penstock.request import Request
 
 log = logging.getLogger("penstock.airflow")
 
@@ -88,7 +89,7 @@ class PenstockTrigger(BaseTrigger):  # type: ignore[misc,unused-ignore]  # the t
             probed=is_run,
             eligible_after_seconds=0.0 if is_run else max(0.0, self.not_before - now),
         )
-        request.tell = partial(_tell, claim.label)
+        request.tell = partial(_tell, request)
         try:
             lease = await request.acquire_ticket_async(float("inf") if self.until is None else self.until - now)
         except StoreUnavailable:
@@ -221,8 +222,8 @@ def _give_up(engine: Engine, claim: Claim) -> None:
     engine.end_op(claim, reason="its task was ended while it was deferred")
 
 
-def _tell(label: str, reasons: Sequence[Reason]) -> None:
-    for line in telling.lines_of_wait(label, reasons):
+def _tell(request: Request, reasons: Sequence[Reason]) -> None:
+    for line in telling.lines_of_wait(request.claim.label, reasons, held_back=bool(request.held_back_by)):
         log.info("Penstock: %s", line)
 
 

@@ -330,7 +330,7 @@ class Engine:
         return demands
 
     def root_pools_full(self, claim: Claim, concurrency: Concurrency) -> tuple[str, ...]:
-        """The pools for which a run that has not begun is held back: those of its roots, all of them full.
+        """The pools for which a run is held back that has not begun: those of its roots, all of them full.
 
         Empty when it may start, and for a run that no limit bounds: nobody else could use what it would take. Of
         several runs that look at once more than one may find the same room; which comes first is left to chance.
@@ -339,10 +339,7 @@ class Engine:
             return ()
         if all(demand.capacity is None for demand in self.demands(claim, concurrency)):
             return ()
-        full = rules.root_pools_full(claim.roots, self._room(), concurrency)
-        if full and claim.holder is not None and self.store.run_lease(claim.holder) is not None:
-            return ()
-        return full
+        return rules.root_pools_full(claim.roots, self._room(), concurrency)
 
     def _room(self) -> Mapping[str, int]:
         """Pool → free slots less those that waiters want. All claims of this process share one look in a while."""

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from penstock.settings import OnBlocked
 
 log = logging.getLogger("penstock.waiting")
+RUN_LOOK_SECONDS = 5.0
+"""How often a run that is held back is looked for in the store; many may be held back."""
 
 
 class Request:
@@ -48,6 +50,7 @@ class Request:
         self.claim, self.claim_id, self.ticket = claim, claim.claim_id, ticket
         self.queued = self.elsewhere = False
         self.held_back_by: tuple[str, ...] = ()
+        self._run_looked_for_at = -math.inf
         self.started_at = self.asked_at = time.monotonic()
         self.tell: Callable[[Sequence[Reason]], None] | None = None
         self._engine, self._probed = engine, probed
@@ -161,11 +164,16 @@ class Request:
 
     def _held_back(self, concurrency: Concurrency, mode: Mode) -> bool:
         """Whether the run is not to begin yet; it then does not stand in the queue for a run's slots either."""
-        if self.claim.kind is not ClaimKind.RUN or self.queued or mode is not Mode.WAIT:
-            self.held_back_by = ()
-        else:
-            self.held_back_by = self._engine.root_pools_full(self.claim, concurrency)
-        return bool(self.held_back_by)
+        held_back_by: tuple[str, ...] = ()
+        if self.claim.kind is ClaimKind.RUN and not self.queued and mode is Mode.WAIT:
+            held_back_by = self._engine.root_pools_full(self.claim, concurrency)
+        if held_back_by and time.monotonic() >= self._run_looked_for_at + RUN_LOOK_SECONDS:
+            if self._engine.store.run_lease(self.claim.holder or "") is not None:  # another of its tasks was let in
+                held_back_by = ()
+            else:
+                self._run_looked_for_at = time.monotonic()
+        self.held_back_by = held_back_by
+        return bool(held_back_by)
 
     def _owner(self) -> Owner:
         settings = self._engine.settings

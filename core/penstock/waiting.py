@@ -27,9 +27,6 @@ ANNOUNCE_SECONDS = 0.5
 QUEUED_LOOK_SECONDS = 30.0
 """A waiter that the store knows is woken; it looks by itself so seldom only in case of what nobody thought of."""
 
-HELD_BACK_LOOK_SECONDS = 5.0
-"""Nobody wakes a run that is held back, and many may be."""
-
 
 class Cancelled(Exception):
     """The caller's `cancelled` event was set during a wait; the claim has been withdrawn."""
@@ -154,8 +151,7 @@ class Wait:
             # A ticket's looks are the dearer ones, and there may be many in one process.
             return self._engine.settings.ticket_seconds if self._request.ticket else QUEUED_LOOK_SECONDS
         pause = self._pause_seconds
-        longest = HELD_BACK_LOOK_SECONDS if self._request.held_back_by else self._engine.settings.poll_max_seconds
-        self._pause_seconds = min(pause * 1.5, longest)
+        self._pause_seconds = min(pause * 1.5, self._engine.settings.poll_max_seconds)
         return pause * random.uniform(0.5, 1.0)  # noqa: S311  # jitter, not a secret
 
     def _bounded(self, pause: float, *, announce: bool = True) -> float:

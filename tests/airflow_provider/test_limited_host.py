@@ -37,10 +37,10 @@ RUNS: dict[tuple[str, str], dict[str, Any]] = {
 LIMITS = {
     "pools": {
         "default_limit": 1,
-        "limits": {"database": 2, "narrow": 1, "shut": 0, "rooms": {"limit": 1, "granularity": "run"}},
+        "limits": {"database": 2, "shut": 0, "rooms": {"limit": 1, "granularity": "run"}},
     },
     "runs": {
-        "max_concurrent_runs": len(RUNS) + 1,
+        "max_concurrent_runs": 20,
         "tag_concurrency_limits": [{"key": "team", "value": "analytics", "limit": 1}],
     },
 }
@@ -49,7 +49,7 @@ Recorded = Mapping[str, list[Interval]]
 
 
 @pytest.fixture(scope="module")
-def recorded(started_host: AirflowHost, limits: None, engine: Engine, intervals_folder: Path) -> Recorded:
+def recorded(started_host: AirflowHost, engine: Engine, limits: None, intervals_folder: Path) -> Recorded:
     """Name → intervals, when every run is over and every slot is back."""
     for (dag_id, run_id), conf in RUNS.items():
         started_host.trigger(dag_id, run_id, conf)
@@ -68,6 +68,7 @@ def recorded(started_host: AirflowHost, limits: None, engine: Engine, intervals_
         interval = json.loads(path.read_text())
         found[interval["name"]].append((interval["began"], interval["ended"]))
         path.unlink()
+    (intervals_folder / "let_go").unlink()
     return found
 
 
