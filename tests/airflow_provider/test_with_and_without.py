@@ -19,7 +19,7 @@ import pytest
 from airflow_examples import EXCLUDED, FILES, SELECTED
 from airflow_recorded import forget_intervals, recorded
 from airflow_tables import table
-from conftest import DAGS, SETTINGS, limits_are
+from conftest import DAGS, SETTINGS
 from intervals import most_at_once
 from penstock.demo.airflow_host import AirflowHost
 from penstock.demo.processes import HostFailed, free_port
@@ -218,7 +218,9 @@ def test_the_examples_of_airflow_end_in_the_same_states_under_limits_on_everythi
 ) -> None:
     assert {dag_id for dag_id, _, _ in story.states["with"]} == set(SELECTED)
     assert story.states["with"] == story.states["without"]
-    granted = {(row.label or "").split()[1].split("/")[0] for row in engine.store.history() if "second" in (row.label or "")}
+    granted = {
+        (row.label or "").split()[1].split("/")[0] for row in engine.store.history() if "second" in (row.label or "")
+    }
     assert granted > {dag_id for dag_id, task_id, _ in story.states["with"]} - EXCLUDED.keys()
 
 
