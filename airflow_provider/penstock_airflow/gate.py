@@ -116,8 +116,10 @@ class _Gate:
         if run_lease.unlimited:
             _tell_unlimited(self._context, None)
             return
-        # The first claim of a run fixes its own limits on its tasks, whatever the DAG says by now.
-        limited = limited or bool(patiently(lambda: engine.demands(asked, concurrency, engine.standing(asked))))
+        if not limited:
+            # The first claim of a run fixes its own limits on its tasks, whatever its DAG says by now.
+            standing = patiently(partial(engine.standing, asked))
+            limited = bool(engine.demands(asked, concurrency, standing))
         if limited:
             op, lease = self._wait(op_claim, self._said, way)
             if lease is None:

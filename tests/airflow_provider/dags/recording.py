@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def record(name: str, seconds: float = 1.0) -> None:
-    """Work for `seconds`. The interval is on disk all the while: it is known of a process that is killed, too."""
+    """Work for `seconds`. The interval is on disk all the while, so that it is known of a killed process, too."""
     path = Path(os.environ["INTERVALS_FOLDER"]) / f"{uuid.uuid4()}.json"
     draft = path.with_suffix(".draft")
     began = time.monotonic()
