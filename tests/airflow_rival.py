@@ -15,9 +15,10 @@ HOLD_SECONDS = 0.3
 class Rival:
     """Stepped by its test, as are all others of the same engine: claim, wait, hold for a moment, release."""
 
-    def __init__(self, engine: Engine, pool: str) -> None:
+    def __init__(self, engine: Engine, pool: str, *, hold_seconds: float = HOLD_SECONDS) -> None:
         self._request = engine.request(engine.claim(pool, op_id=f"rival of {pool}"))
         self._lease: Lease | None = None
+        self._hold_seconds = hold_seconds
         self.began = self.ended = 0.0
 
     @property
@@ -30,12 +31,22 @@ class Rival:
         """From when to when it had the slot, by the machine's monotonic clock."""
         return self.began, self.ended
 
+    @property
+    def has_it(self) -> bool:
+        """Whether it has the slot now."""
+        return self.began > 0 and not self.is_over
+
     def step(self) -> None:
         """Do what is due; never waits."""
         if self._lease is None:
             decision = self._request.step()
             if isinstance(decision, Granted):
                 self._lease, self.began = decision.lease, time.monotonic()
-        elif not self.is_over and time.monotonic() >= self.began + HOLD_SECONDS:
-            self.ended = time.monotonic()
-            self._lease.release()
+        elif not self.is_over and time.monotonic() >= self.began + self._hold_seconds:
+            self.release()
+
+    def release(self) -> None:
+        """Give the slot back."""
+        assert self._lease is not None
+        self.ended = time.monotonic()
+        self._lease.release()

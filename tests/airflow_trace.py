@@ -61,19 +61,35 @@ class Trace:
     def __exit__(self, *_: object) -> None:
         self._engine.dispose()
 
-    def states(self, run_id: str, dag_id: str | None = None) -> list[State]:
-        """Of all runs of that id (of one DAG), in order of time."""
+    def states(self, dag_id: str, *, since: float = 0.0) -> list[State]:
+        """Of all runs of a DAG and their tasks, in order of time."""
         rows = self._rows(
             "SELECT at, dag_id, run_id, task_id, coalesce(map_index, -1), coalesce(try_number, 0), state FROM traced "
-            "WHERE run_id = :run_id AND dag_id = coalesce(:dag_id, dag_id) ORDER BY id",
-            run_id=run_id,
+            "WHERE dag_id = :dag_id AND at >= :since ORDER BY id",
             dag_id=dag_id,
+            since=since,
         )
         return [State(*row) for row in rows]
 
     def run_states(self, run_id: str) -> dict[str, str]:
         """DAG id → state now, of all runs of that id."""
         return {row[0]: row[1] for row in self._rows("SELECT dag_id, state FROM dag_run WHERE run_id = :id", id=run_id)}
+
+    def forget_job(self, job_type: str) -> None:
+        """As if a minute had passed since a killed `SchedulerJob` or `TriggererJob` was heard of last.
+
+        What it forked may live on and still have its connections: PostgreSQL then does not learn of its death, and the
+        transaction in which it died would keep its locks.
+        """
+        with self._engine.connect() as connection:
+            statement = (
+                "UPDATE job SET latest_heartbeat = latest_heartbeat - interval '1 minute' WHERE job_type = :kind"
+            )
+            connection.execute(text(statement), {"kind": job_type})
+            connection.exec_driver_sql(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
+                "AND state LIKE 'idle in transaction%%' AND state_change < clock_timestamp() - interval '1 second'"
+            )
 
     def _rows(self, statement: str, **values: Any) -> Sequence[Any]:
         with self._engine.connect() as connection:

@@ -119,8 +119,10 @@ class _Gate:
         if run_lease.unlimited:
             _tell_unlimited(self._context, None)
             return
-        # The first claim of a run fixes its own limits on its tasks, whatever the DAG says by now.
-        limited = limited or bool(patiently(lambda: engine.demands(asked, concurrency, engine.standing(asked))))
+        if not limited:
+            # The first claim of a run fixes its own limits on its tasks, whatever its DAG says by now.
+            standing = patiently(partial(engine.standing, asked))
+            limited = bool(engine.demands(asked, concurrency, standing))
         if limited:
             op, lease = self._wait(op_claim, self._said, way)
             if lease is None:
@@ -172,7 +174,7 @@ class _Gate:
         while True:
             request = self._engine.request(claim, **how)
             request.started_at = self._began
-            request.tell = partial(self._tell, claim.label)
+            request.tell = partial(self._tell, request)
             left = math.inf if way == "block" else max(0.0, self._until - time.monotonic())
             try:
                 lease = request.acquire_within(min(left, self._left()), said.on_blocked, said.wait_timeout_seconds)
@@ -209,9 +211,9 @@ class _Gate:
             log.info("Penstock: the place in the queue is lost, the task queues again: %s", error)
             return str(uuid.uuid4())  # an id that has ended is never granted again
 
-    def _tell(self, label: str, reasons: Sequence[Reason]) -> None:
+    def _tell(self, request: Request, reasons: Sequence[Reason]) -> None:
         self._waited = True
-        for line in telling.lines_of_wait(label, reasons):
+        for line in telling.lines_of_wait(request.claim.label, reasons, held_back=bool(request.held_back_by)):
             log.info("Penstock: %s", line)
 
     def _leave_worker(self, way: Way, wanted: Sequence[Claim], *, run_ends: float = math.inf) -> NoReturn:

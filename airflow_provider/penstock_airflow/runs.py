@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from penstock.hooks import installed_plugins
@@ -40,14 +38,14 @@ def end(context: Any) -> None:
         log.info("Penstock: the run slot of %s is free", run_id)
 
 
-def watch(loop: asyncio.AbstractEventLoop) -> None:
-    """Have this triggerer, whose `loop` that is, asked whether runs that hold a lease are alive, while somebody waits.
+def watch() -> None:
+    """Have this triggerer asked whether runs that hold a lease are alive, while somebody waits.
 
     Airflow calls no callback when a user marks or deletes a run. Task processes are not asked: their line to Airflow
     may be lent to a subprocess, and a question from another thread would garble it.
     """
     if not installed_plugins().has_plugin(__name__) and not compatibility.in_one_process():
-        installed_plugins().register(_Probe(loop), __name__)
+        installed_plugins().register(_Probe(), __name__)
 
 
 def end_those_over(engine: Engine) -> int:
@@ -77,15 +75,14 @@ def _asked(row: ClaimRow, ask: Callable[[str, str], bool]) -> bool | None:
 
 
 class _Probe:
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._ask = partial(compatibility.run_is_alive, loop=loop)
+    def __init__(self) -> None:
         self._ask_at: dict[str, float] = {}  # by run, monotonic
 
     @hookimpl
     def penstock_holder_alive(self, claim: ClaimRow) -> bool | None:
         """None for what is not this installation's, cannot be told now, or was asked about a moment ago."""
         due = self._is_due(claim.claim.claim_id, since=(claim.granted_at or claim.enqueued_at) / 1_000_000)
-        return _asked(claim, self._ask) if due else None
+        return _asked(claim, compatibility.run_is_alive) if due else None
 
     def _is_due(self, claim_id: str, *, since: float) -> bool:
         """Whether to ask now about a run that has stood in the store `since` (seconds since 1970)."""

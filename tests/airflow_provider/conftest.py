@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from airflow_recorded import forget_intervals, recorded
 from airflow_trace import Trace
 from penstock import changes, connect
 from penstock.config import Concurrency
@@ -22,14 +22,27 @@ from servers import fresh_database, missing
 from sqlalchemy.engine import make_url
 
 DAGS = Path(__file__).with_name("dags")
-DAG_IDS = ["deferring", "endless", "kinds", "live_empty", "outcomes", "runs", "withdrawn"]
+AUTHORS_DAG_IDS = ["blocked", "exclusive", "in_rooms", "of_a_team_1", "of_a_team_2", "own_pools", "said_of_tasks"]
+DAG_IDS = [
+    *AUTHORS_DAG_IDS,
+    "deferring",
+    "endless",
+    "kinds",
+    "live_empty",
+    "outcomes",
+    "runs",
+    "thirty_defer",
+    "withdrawn",
+    "within",
+]
 SETTINGS = {
     "AIRFLOW__PENSTOCK__POOLS": "api",
     "AIRFLOW__PENSTOCK__RUN_TAG_KEYS": "team",
+    "AIRFLOW__PENSTOCK__POOL_PER_OP": "own_pools.*",
     "AIRFLOW__PENSTOCK__SHORT_BLOCK_SECONDS": "1",
-    "AIRFLOW__PENSTOCK__WAITING_BY_POOL": "way_reschedule=reschedule,way_block=block",
-    "AIRFLOW__PENSTOCK__RELEASE_WHILE_DEFERRED": "released,live_deferral_released",
     "AIRFLOW__PENSTOCK__SESSION_TTL_SECONDS": "5",
+    "AIRFLOW__PENSTOCK__RELEASE_WHILE_DEFERRED": "narrow,released,live_deferral_released",
+    "AIRFLOW__PENSTOCK__WAITING_BY_POOL": "*_block=block,*_reschedule=reschedule",
     "AIRFLOW__CORE__PARALLELISM": "20",
     # A process that is gone is noticed within seconds, not minutes.
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
@@ -159,18 +172,11 @@ Intervals = Callable[[str], list[tuple[float, float]]]
 def intervals(intervals_folder: Path) -> Iterator[Intervals]:
     """Name → the intervals recorded under it in this test, (began, ended) by the monotonic clock."""
 
-    def recorded(name: str) -> list[tuple[float, float]]:
-        read = [json.loads(path.read_text()) for path in intervals_folder.glob("*.json")]
-        return [(interval["began"], interval["ended"]) for interval in read if interval["name"] == name]
+    def named(name: str) -> list[tuple[float, float]]:
+        return [(one["began"], one["ended"]) for one in recorded(intervals_folder) if one["name"] == name]
 
-    yield recorded
+    yield named
     forget_intervals(intervals_folder)
-
-
-def forget_intervals(folder: Path) -> None:
-    """Delete them all; one that is being written meanwhile may be written again."""
-    for path in folder.iterdir():
-        path.unlink(missing_ok=True)
 
 
 TABLES = pytest.StashKey[list[str]]()

@@ -88,6 +88,7 @@ def context(task_id: str = "task", *, run_id: str = "run", next_kwargs: dict[str
     task = SimpleNamespace(
         pool="narrow", pool_slots=1, priority_weight=1, owner="ann", task_type="Any", queue="default"
     )
+    task.upstream_task_ids = set()
     task.dag = SimpleNamespace(tags=(), tasks=[], task_dict={})
     task.task_id, task.get_dag = task_id, lambda: task.dag
     return {"ti": ti, "task": task, "dag": task.dag}
@@ -135,6 +136,38 @@ def test_without_a_run_slot_no_place_in_a_pool_is_taken(other: Engine) -> None:
     deferred = deferral()
     assert [claim.op_id for claim in claims_of(deferred)] == [None, "task"]
     assert labels(other, "waiters") == ["airflow/tests dag/run"]
+
+
+def test_a_run_that_would_begin_with_full_pools_leaves_its_run_slot_to_others(
+    other: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="penstock.airflow")
+    lease = other.acquire(other.claim("narrow", run_id="other/run", op_id="first"))
+    begun = context()
+    begun["dag"].tasks = [begun["task"]]
+    with pytest.raises(airflow_versions.exception("TaskDeferred")) as deferred:
+        gate.enter(begun)
+    assert not other.status()["waiters"]
+    assert "dag/run waits: narrow: 1 of 1 held by airflow/tests other/run first" in caplog.text
+    assert "the run does not begin before there is room" in caplog.text
+    assert "place " not in caplog.text
+    assert [claim.roots for claim in claims_of(deferred.value)] == [(("narrow",),), ()]
+    lease.release()
+    installation._engines.clear()  # the task comes back in another process
+    gate.enter(begun)
+    assert labels(other, "leases") == ["airflow/tests dag/run", "airflow/tests dag/run task"]
+
+
+def test_the_limits_within_that_a_run_began_with_count_for_its_later_tasks(other: Engine) -> None:
+    """Whatever its DAG says by now, and though the task names no pool."""
+    run = other.request(other.run_claim("dag/run", within={"max_concurrent": 1}), ticket=True, probed=True)
+    run.step()
+    other.acquire(other.claim(run_id="dag/run", op_id="first", in_run=True))
+    later = context("later")
+    later["task"].pool = "default_pool"
+    with pytest.raises(airflow_versions.exception("TaskDeferred")):
+        gate.enter(later)
+    assert labels(other, "waiters") == ["airflow/tests dag/run later"]
 
 
 def test_the_log_says_who_is_waited_for_and_for_how_long(other: Engine, caplog: pytest.LogCaptureFixture) -> None:
@@ -220,7 +253,7 @@ def test_a_url_that_cannot_be_read_makes_tasks_fail_and_no_parse(monkeypatch: py
     installation.store_is_configured.cache_clear()
     assert installation.store_is_configured()
     installation.store_is_configured.cache_clear()
-    with pytest.raises(ConfigError, match="store_url"):
+    with pytest.raises(ConfigError, match="store_url: its command or secrets backend fails"):
         Installation.configured()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -35,13 +34,13 @@ def probe(monkeypatch: pytest.MonkeyPatch) -> Any:
     asked: list[str] = []
     alive = {"dag/lives": True, "dag/over": False}
 
-    def answer(dag_id: str, dag_run_id: str, loop: object = None) -> bool:
+    def answer(dag_id: str, dag_run_id: str) -> bool:
         asked.append(f"{dag_id}/{dag_run_id}")
         return alive[asked[-1]]
 
     monkeypatch.setattr(compatibility, "run_is_alive", answer)
     monkeypatch.setattr(compatibility, "run_is_alive_here", answer)
-    probe = runs._Probe(asyncio.new_event_loop())
+    probe = runs._Probe()
     return SimpleNamespace(of=probe.penstock_holder_alive, asked=asked)
 
 
@@ -108,8 +107,8 @@ def test_tasks_that_run_in_the_scheduling_process_ask_nothing(monkeypatch: pytes
     plugins = SimpleNamespace(has_plugin=lambda _: False, register=lambda plugin, _: registered.append(plugin))
     monkeypatch.setattr(runs, "installed_plugins", lambda: plugins)
     monkeypatch.setattr(compatibility, "in_one_process", lambda: True)
-    runs.watch(asyncio.new_event_loop())
+    runs.watch()
     assert not registered
     monkeypatch.setattr(compatibility, "in_one_process", lambda: False)
-    runs.watch(asyncio.new_event_loop())
+    runs.watch()
     assert registered

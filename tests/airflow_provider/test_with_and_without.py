@@ -1,0 +1,236 @@
+"""A second real Airflow: first without a store's URL, then with wrong ones, then beside the first one on its store.
+
+The example DAGs that ship with Airflow pass on it without Penstock and then under a limit on everything, with the same
+states. `PENSTOCK_TEST_EXAMPLES=all` takes all that run without a network, in place of a few.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from airflow_examples import EXCLUDED, FILES, SELECTED
+from airflow_recorded import forget_intervals, recorded
+from airflow_tables import table
+from conftest import DAGS, SETTINGS
+from intervals import most_at_once
+from penstock.demo.airflow_host import AirflowHost
+from penstock.demo.processes import HostFailed, free_port
+from penstock.engine import Engine
+from servers import fresh_database
+
+pytestmark = pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
+ALL = os.environ.get("PENSTOCK_TEST_EXAMPLES") == "all"
+SECONDS = 900 if ALL else 150
+EACH = {"applyLimitPerUniqueValue": True}
+LIMITS = {
+    "pools": {"default_limit": 4, "limits": {"shared": 2}},
+    "runs": {
+        "max_concurrent_runs": 6,
+        "tag_concurrency_limits": [{"key": "airflow/dag_id", "value": EACH, "limit": 2}],
+    },
+    "ops": {"max_concurrent": 3, "tag_concurrency_limits": [{"key": "airflow/operator", "value": EACH, "limit": 2}]},
+}
+WRONG = {
+    "nobody listens": "postgresql+psycopg://postgres@127.0.0.1:{port}/penstock",
+    "no URL at all": "not-a-url",
+}
+States = dict[tuple[str, str, int], str]
+
+
+@dataclass
+class Story:
+    """What was seen, phase by phase."""
+
+    states: dict[str, States] = field(default_factory=dict)
+    at_once: dict[str, int] = field(default_factory=dict)
+    logs: dict[str, str] = field(default_factory=dict)
+    rows: list[tuple[str, ...]] = field(default_factory=list)
+    status: str = ""
+
+
+@pytest.fixture(scope="module")
+def second(
+    started_host: AirflowHost, postgresql_url: str, intervals_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[AirflowHost]:
+    """Not started yet, without a store."""
+    dags = tmp_path_factory.mktemp("dags")
+    for name in ("recording.py", "waiting.py"):
+        shutil.copy(DAGS / name, dags)
+    if not ALL:
+        package = importlib.util.find_spec("airflow.example_dags")
+        assert package is not None
+        for name in FILES:
+            shutil.copy(Path(str(package.origin)).with_name(name), dags)
+    environment = SETTINGS | {
+        "INTERVALS_FOLDER": str(intervals_folder),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": str(ALL),
+        "AIRFLOW__CORE__PARALLELISM": "12",
+        "AIRFLOW__PENSTOCK__POOLS": "default_pool,*",
+    }
+    with (
+        fresh_database(postgresql_url) as metadata_url,
+        AirflowHost(
+            Path(sys.executable).parent,
+            tmp_path_factory.mktemp("second"),
+            dags,
+            store_url=None,
+            deployment="second",
+            metadata_url=metadata_url,
+            environment=environment,
+        ) as host,
+    ):
+        yield host
+
+
+@pytest.fixture(scope="module")
+def story(
+    second: AirflowHost,
+    started_host: AirflowHost,
+    engine: Engine,
+    store_url: str,
+    intervals_folder: Path,
+    limits: None,
+    tables: list[str],
+) -> Story:
+    """Everything in a row, on one host: a start costs more than what is done on it."""
+    story = Story()
+    try:
+        began = time.monotonic()
+        second.start(["shared", *SELECTED], seconds=300)
+        second.create_pool("shared", 16)
+        _without_url(story, second, intervals_folder)
+        _with_wrong_urls(story, second)
+        second.restart(["shared", *SELECTED], {"AIRFLOW__PENSTOCK__STORE_URL": store_url}, seconds=300)
+        story.states["with"] = _run_examples(second, "with")
+        _beside_another(story, second, started_host, engine, intervals_folder)
+        _under_anothers_name(story, second)
+        print(f"the second Airflow took {time.monotonic() - began:.0f} s")
+    except HostFailed as error:
+        print(second.logs())
+        raise HostFailed(str(error).splitlines()[0]) from None
+    tables.append(table("Airflow and its store", ("what is wrong", "state of the task", "what it says"), story.rows))
+    return story
+
+
+def _without_url(story: Story, second: AirflowHost, folder: Path) -> None:
+    for run_id in ("one", "two"):
+        second.trigger("shared", run_id, {"name": "unlimited", "seconds": 4})
+    story.states["without"] = _run_examples(second, "without")
+    second.wait_for_runs("shared", ["one", "two"], seconds=60)
+    story.logs["no URL"] = second.task_log("shared", "one", "work")
+    story.at_once["no URL"] = _at_once(folder, "unlimited")
+    said = "Penstock is installed but inactive"
+    story.rows.append(("no URL", "success", _line(story.logs["no URL"], said)))
+
+
+def _with_wrong_urls(story: Story, second: AirflowHost) -> None:
+    for number, (name, url) in enumerate(WRONG.items()):
+        story.logs[name] = _fails(
+            second,
+            f"wrong_{number}",
+            {
+                "AIRFLOW__PENSTOCK__STORE_URL": url.format(port=free_port()),
+                "AIRFLOW__PENSTOCK__STORE_RETRY_SECONDS": "3",
+            },
+        )
+        story.rows.append((f"wrong URL: {name}", "failed", _line(story.logs[name], "penstock.errors.")))
+
+
+def _beside_another(story: Story, second: AirflowHost, first: AirflowHost, engine: Engine, folder: Path) -> None:
+    runs = [f"both_{number}" for number in range(4)]
+    first.create_pool("shared", 16)
+    for run_id in runs:
+        for host in (first, second):
+            host.trigger("shared", run_id, {"name": "both", "seconds": 3})
+
+    def both_hold() -> bool:
+        holders = {row["claim"].split()[0] for row in engine.status()["leases"]} if engine.status()["leases"] else set()
+        return {"airflow/tests", "airflow/second"} <= holders
+
+    second.processes.wait_for("both hold something", both_hold, seconds=60)
+    penstock = Path(sys.executable).with_name("penstock")
+    url = second.environment["AIRFLOW__PENSTOCK__STORE_URL"]
+    story.status = second.processes.run("status", [penstock, "--store", url, "status"], seconds=30)
+    for host in (first, second):
+        host.wait_for_runs("shared", runs, seconds=120)
+    story.at_once["both"] = _at_once(folder, "both")
+
+
+def _under_anothers_name(story: Story, second: AirflowHost) -> None:
+    story.logs["same name"] = _fails(second, "same_name", {"AIRFLOW__PENSTOCK__DEPLOYMENT": "tests"})
+    line = _line(story.logs["same name"], "DeploymentConflict")
+    story.rows.append(("the name of another installation", "failed", line))
+
+
+def _fails(second: AirflowHost, run_id: str, environment: dict[str, str]) -> str:
+    """The log of a task that must fail in a scheduler with this environment."""
+    second.processes.kill("scheduler")
+    second.start_component("scheduler", environment)
+    second.trigger("shared", run_id, {"name": run_id, "seconds": 1})
+    second.wait_for_runs("shared", [run_id], seconds=90, expected="failed")
+    return second.task_log("shared", run_id, "work")
+
+
+def _run_examples(host: AirflowHost, run_id: str) -> States:
+    for dag_id in SELECTED:
+        host.trigger(dag_id, run_id)
+    states: States = {}
+    for dag_id in SELECTED:
+        host.wait_for_runs(dag_id, [run_id], seconds=SECONDS, expected=None)
+        for task in host.task_instances(dag_id, run_id):
+            states[dag_id, task["task_id"], task["map_index"]] = task["state"]
+    return states
+
+
+def _at_once(folder: Path, name: str) -> int:
+    most = most_at_once((one["began"], one["ended"]) for one in recorded(folder) if one["name"] == name)
+    forget_intervals(folder)
+    return most
+
+
+def _line(log: str, words: str) -> str:
+    """What stands around these words in a log of JSON lines."""
+    _, found, after = log.partition(words)
+    return (found + after).partition('"')[0][:240]
+
+
+def test_without_a_url_tasks_run_without_limits_and_say_so(story: Story) -> None:
+    assert story.at_once["no URL"] == 2
+    assert "Penstock is installed but inactive" in story.logs["no URL"]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_with_a_wrong_url_tasks_fail_and_say_why(story: Story, wrong: str) -> None:
+    assert "penstock.errors." in story.logs[wrong]
+    assert "Done. Returned value" not in story.logs[wrong]
+
+
+def test_the_examples_of_airflow_end_in_the_same_states_under_limits_on_everything(
+    story: Story, engine: Engine
+) -> None:
+    assert {dag_id for dag_id, _, _ in story.states["with"]} == set(SELECTED)
+    assert story.states["with"] == story.states["without"]
+    granted = {
+        (row.label or "").split()[1].split("/")[0] for row in engine.store.history() if "second" in (row.label or "")
+    }
+    assert granted > {dag_id for dag_id, task_id, _ in story.states["with"]} - EXCLUDED.keys()
+
+
+def test_limits_hold_over_two_installations_and_status_tells_them_apart(story: Story) -> None:
+    assert story.at_once["both"] == 2
+    assert "airflow/tests" in story.status
+    assert "airflow/second" in story.status
+
+
+def test_a_second_installation_of_one_name_is_refused(story: Story) -> None:
+    assert "airflow/tests is http://127.0.0.1:" in story.logs["same name"]
+    assert "name one of the two otherwise" in story.logs["same name"]
+    assert "Done. Returned value" not in story.logs["same name"]
