@@ -66,6 +66,9 @@ def enter(context: Any) -> None:
         _tell_unlimited(context, error)
     except Skipped as error:
         raise compatibility.skipped(f"Penstock: {error}") from error
+    finally:
+        if not _held:
+            _leave_store(here)
 
 
 def leave(error: BaseException | None = None) -> None:
@@ -84,6 +87,17 @@ def leave(error: BaseException | None = None) -> None:
         engine().close()
     except StoreUnavailable as away:
         log.warning("Penstock: the slots could not be given back, they are freed when they expire: %s", away)
+
+
+def _leave_store(here: Installation) -> None:
+    """End this process's session: it holds nothing, or leaves the worker."""
+    try:
+        engine().close()
+    except StoreUnavailable as away:
+        seconds = here.session_ttl_seconds
+        log.info(
+            "Penstock: the store could not be told that this process leaves, it notices in %g s: %s", seconds, away
+        )
 
 
 class _Gate:
@@ -221,10 +235,6 @@ class _Gate:
 
         `run_ends` (monotonic): when the run has waited long enough.
         """
-        try:
-            self._engine.close()
-        except StoreUnavailable as away:
-            log.info("Penstock: the store does not hear that this process leaves, it will notice: %s", away)
         if way == "reschedule":
             seconds = self._here.reschedule_seconds
             log.info("Penstock: rescheduled, the worker is free meanwhile; the next look is in %g s", seconds)
