@@ -178,6 +178,14 @@ def run_is_alive(dag_id: str, dag_run_id: str) -> bool:
     return count > 0
 
 
+def run_is_alive_here(dag_id: str, dag_run_id: str) -> bool:
+    """As `run_is_alive`, for the main thread of a task process: its line to Airflow is no other thread's."""
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance  # noqa: PLC0415
+
+    count: int = RuntimeTaskInstance.get_dr_count(dag_id, run_ids=[dag_run_id], states=["queued", "running"])
+    return count > 0
+
+
 def ask_on(loop: asyncio.AbstractEventLoop) -> None:
     """Have this triggerer's threads ask Airflow on its event loop.
 
