@@ -33,16 +33,27 @@ def configuration() -> Any:
 def connection(conn_id: str) -> Any:
     """Airflow's connection of that id. Raises what `not_found` names when there is none, or whatever Airflow raises.
 
-    In task processes, the dag-processor's children and the triggerer the SDK asks the execution API, from any thread;
-    the API server, the scheduler and the command line read Airflow's database, which only the older door still does.
+    In task processes, the dag-processor's children and the triggerer the SDK asks the execution API; in the triggerer
+    on the loop that `asked_on` was told, see `run_is_alive`. The API server, the scheduler and the command line read
+    Airflow's database, which only the older door still does.
     """
     if hasattr(sys.modules.get("airflow.sdk.execution_time.task_runner"), "SUPERVISOR_COMMS"):
         from airflow.sdk import Connection  # noqa: PLC0415
 
+        if _loops and _loops[-1].is_running():
+            return asyncio.run_coroutine_threadsafe(Connection.async_get(conn_id), _loops[-1]).result(ANSWER_SECONDS)
         return Connection.get(conn_id)
     from airflow.models.connection import Connection as StoredConnection  # noqa: PLC0415
 
     return StoredConnection.get_connection_from_secrets(conn_id)
+
+
+def asked_on(loop: asyncio.AbstractEventLoop) -> None:
+    """That other threads of this process, a triggerer, are to ask Airflow on its loop."""
+    _loops[:] = [loop]
+
+
+_loops: list[asyncio.AbstractEventLoop] = []
 
 
 def not_found() -> type[Exception]:

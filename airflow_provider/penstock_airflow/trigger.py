@@ -210,6 +210,7 @@ class HoldingTrigger(BaseTrigger):  # type: ignore[misc,unused-ignore]  # as abo
 
 async def _engine() -> Engine:
     """The engine of this triggerer. Its first use loads SQLAlchemy, not on the event loop."""
+    compatibility.asked_on(asyncio.get_running_loop())  # where a connection names the store
     return await asyncio.to_thread(installation.engine)
 
 

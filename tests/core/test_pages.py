@@ -279,7 +279,6 @@ FIGURES: dict[Path, list[str]] = {
         f"ended claims are remembered for {TIMES.tombstone_seconds:g} s",
         f"the longest wait for a lock, {TIMES.lock_seconds:g} s",
         f"pauses from 0.2 s to 5 s, for {SETTINGS.store_retry_seconds:g} s",
-        f"up to {SETTINGS.store_retry_seconds:g} s, and then fails",
     ],
     OPERATIONS: [
         f"1, up to {asking.CONNECTIONS} when as many threads ask at once",
