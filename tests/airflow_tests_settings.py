@@ -14,10 +14,11 @@ DAGS = Path(__file__).parent / "airflow_provider" / "dags"
 SETTINGS = {
     "AIRFLOW__PENSTOCK__POOLS": "api",
     "AIRFLOW__PENSTOCK__RUN_TAG_KEYS": "team",
+    "AIRFLOW__PENSTOCK__POOL_PER_OP": "own_pools.*",
     "AIRFLOW__PENSTOCK__SHORT_BLOCK_SECONDS": "1",
     "AIRFLOW__PENSTOCK__SESSION_TTL_SECONDS": "5",
-    "AIRFLOW__PENSTOCK__RELEASE_WHILE_DEFERRED": "narrow,live_deferral_released",
-    "AIRFLOW__PENSTOCK__WAITING_BY_POOL": "thirty_block=block,thirty_reschedule=reschedule",
+    "AIRFLOW__PENSTOCK__RELEASE_WHILE_DEFERRED": "narrow,released,live_deferral_released",
+    "AIRFLOW__PENSTOCK__WAITING_BY_POOL": "*_block=block,*_reschedule=reschedule",
     "AIRFLOW__CORE__PARALLELISM": "20",
     # A process that is gone is noticed within seconds, not minutes.
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",

@@ -120,6 +120,7 @@ def run_claim(
         priority=_bounded(limits.priority or 0),
         url=_run_url(facts),
         within=limits.within,
+        roots=_root_pools(facts, concurrency, globs),
     )
 
 
@@ -159,9 +160,13 @@ def op_claim(
     )
 
 
-def root_pools(facts: TaskFacts, concurrency: Concurrency, globs: Collection[str] = ()) -> list[Collection[str]]:
-    """The pools of each task with which the run begins, for `penstock.rules.root_pools_full`."""
-    return [list(_asked(ask.pool, ask.pool_slots, ask.pools, concurrency, globs)) for ask in facts.asks if ask.is_root]
+def _root_pools(facts: TaskFacts, concurrency: Concurrency, globs: Collection[str]) -> tuple[tuple[str, ...], ...]:
+    """The pools of each task with which the run begins; none for one that needs no room to come to its end."""
+    return tuple(
+        tuple(_asked(ask.pool, ask.pool_slots, ask.pools, concurrency, globs)) if ask.waits else ()
+        for ask in facts.asks
+        if ask.is_root
+    )
 
 
 def _asked(

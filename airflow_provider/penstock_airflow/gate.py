@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from penstock.errors import LeaseLost, PenstockError, Skipped, StoreUnavailable, WaitTimeout
 from penstock.report import describe
-from penstock.rules import late_pools
+from penstock.rules import Standing, late_pools
 
 from penstock_airflow import claims, compatibility, limits, policy, telling
 from penstock_airflow.installation import Installation, engine, installation, patiently
@@ -104,7 +104,8 @@ class _Gate:
         run_claim = claims.run_claim(facts, of_run, run_tag_keys=here.run_tag_keys, **how)
         op_claim = claims.op_claim(facts, self._said, run_priority=of_run.priority or 0, **how)
         asked = engine.request(op_claim).claim
-        limited = bool(engine.demands(asked, concurrency) or late_pools(asked, concurrency))
+        expected = Standing(within=run_claim.within)
+        limited = bool(engine.demands(asked, concurrency, expected) or late_pools(asked, concurrency))
         way = self._way({**run_claim.pools, **asked.pools})
         # The run's lease belongs to the run: no process stands behind it, and any task of the run waits with it.
         run, run_lease = self._wait(run_claim, of_run, way, ticket=True, probed=True)
@@ -114,6 +115,11 @@ class _Gate:
         run_lease.hand_over(seconds=engine.settings.ticket_seconds)
         if run_lease.unlimited:
             _tell_unlimited(self._context, None)
+            return
+        if not limited:
+            # The first claim of a run fixes its own limits on its tasks, whatever its DAG says by now.
+            standing = patiently(partial(engine.standing, asked))
+            limited = bool(engine.demands(asked, concurrency, standing))
         if limited:
             op, lease = self._wait(op_claim, self._said, way)
             if lease is None:
@@ -151,7 +157,7 @@ class _Gate:
         while True:
             request = self._engine.request(claim, **how)
             request.started_at = self._began
-            request.tell = partial(self._tell, claim.label)
+            request.tell = partial(self._tell, request)
             left = math.inf if way == "block" else max(0.0, self._until - time.monotonic())
             try:
                 lease = request.acquire_within(min(left, self._left()), said.on_blocked, said.wait_timeout_seconds)
@@ -188,9 +194,9 @@ class _Gate:
             log.info("Penstock: the place in the queue is lost, the task queues again: %s", error)
             return str(uuid.uuid4())  # an id that has ended is never granted again
 
-    def _tell(self, label: str, reasons: Sequence[Reason]) -> None:
+    def _tell(self, request: Request, reasons: Sequence[Reason]) -> None:
         self._waited = True
-        for line in telling.lines_of_wait(label, reasons):
+        for line in telling.lines_of_wait(request.claim.label, reasons, held_back=bool(request.held_back_by)):
             log.info("Penstock: %s", line)
 
     def _leave_worker(self, way: Way, wanted: Sequence[Claim], *, run_ends: float = math.inf) -> NoReturn:
@@ -261,10 +267,10 @@ def _hand_on(lease: Lease, deferral: Any) -> bool:
 
 def _give_up(here: Installation, context: Any) -> None:
     """The trigger failed, and the task with it: what stands for this attempt in the store is to end now."""
+    facts = claims.facts_of(context)
     try:
         _, concurrency = engine().configuration()
-        facts = claims.facts_of(context)
-        claim = claims.op_claim(facts, limits.Limits(), deployment=here.deployment, concurrency=concurrency)
+        claim = claims.op_claim(facts, deployment=here.deployment, concurrency=concurrency)
         if engine().end_op(claim, reason="its trigger failed"):
             log.info("Penstock: %s gives up its slots, or its place in the queue", claim.label)
         engine().close()

@@ -30,8 +30,7 @@ class Installation:
     """The settings of `[penstock]`. Neither `store_url` nor `conn_id` means inactive. Raises ConfigError on what
     cannot be.
 
-    `waiting_by_pool` are pairs (glob, way); the first that matches a pool's name counts. `fingerprint` tells this
-    Airflow from another one of the same deployment name: the URL of its API, None where it has only the default.
+    `waiting_by_pool` are pairs (glob, way); the first that matches a pool's name counts.
     """
 
     store_url: str | None
@@ -51,7 +50,6 @@ class Installation:
     enforcement: settings.Enforcement = "enforce"
     on_store_error: settings.OnStoreError = "wait"
     store_retry_seconds: float = 600.0
-    fingerprint: str | None = None
 
     def __post_init__(self) -> None:
         bounds = {
@@ -104,7 +102,6 @@ class Installation:
             enforcement=cast("settings.Enforcement", conf.get(SECTION, "enforcement") or given.enforcement),
             on_store_error=cast("settings.OnStoreError", conf.get(SECTION, "on_store_error") or given.on_store_error),
             store_retry_seconds=conf.getfloat(SECTION, "store_retry_seconds", fallback=600.0),
-            fingerprint=compatibility.own_url(),
         )
 
 
@@ -183,7 +180,7 @@ def _connected(here: Installation, url: str) -> Engine:
             enforcement=here.enforcement,
             on_store_error=here.on_store_error,
         ),
-        fingerprint=here.fingerprint,
+        fingerprint=compatibility.own_url(),
         lazy=True,
     )
 

@@ -64,12 +64,16 @@ class RunLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asks:
-    """What is known of one task of a DAG without running it: its Airflow pool, and the pools named by no template."""
+    """What is known of one task of a DAG without running it: its Airflow pool, and the pools named by no template.
+
+    `waits` False: blocked, it is skipped or fails.
+    """
 
     pool: str
     pool_slots: int
     pools: Mapping[str, int] = field(default_factory=dict)
     is_root: bool = False
+    waits: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +177,8 @@ def asks_of(dag: Any) -> tuple[Asks, ...]:
         for one in said:
             pools |= parse_pools(_known_only(one.pools))
         is_root = not task.upstream_task_ids
-        asks.append(Asks(pool=task.pool, pool_slots=task.pool_slots, pools=pools, is_root=is_root))
+        waits = _when_blocked(said)["on_blocked"] == "wait"
+        asks.append(Asks(pool=task.pool, pool_slots=task.pool_slots, pools=pools, is_root=is_root, waits=waits))
     return tuple(asks)
 
 

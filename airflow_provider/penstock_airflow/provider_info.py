@@ -104,6 +104,49 @@ def get_provider_info() -> dict[str, Any]:
                         kind="float",
                         default="60",
                     ),
+                    "waiting": _option(
+                        "How a task waits after ``short_block_seconds``: ``defer`` (in the triggerer, no worker is "
+                        "used), ``reschedule`` (the task comes back to look now and then), ``block`` (in the worker). "
+                        "Where no triggerer runs, ``defer`` becomes ``reschedule``.",
+                        example="reschedule",
+                        default="defer",
+                    ),
+                    "waiting_by_pool": _option(
+                        "Comma-separated ``glob=way`` for the tasks of certain pools; the first glob that matches "
+                        "counts. Of a task with several pools the way counts that frees the worker most: ``defer``, "
+                        "then ``reschedule``, then ``block``.",
+                        example="api=block,license_*=reschedule",
+                        default="",
+                    ),
+                    "reschedule_seconds": _option(
+                        "After how many seconds a rescheduled task looks again, 30 to 240. Its place in the queue is "
+                        "kept; slots that it is granted meanwhile are kept for 60 seconds.",
+                        kind="float",
+                        default="30",
+                    ),
+                    "release_while_deferred": _option(
+                        "Comma-separated globs of pools whose slots an operator gives back while it is deferred by "
+                        "itself. All others are held meanwhile, as the job that it waits for is still running.",
+                        example="api,small_*",
+                        default="",
+                    ),
+                    "exempt_setup_teardown": _option(
+                        "Whether setup and teardown tasks run without limits.", kind="boolean", default="False"
+                    ),
+                    "enforcement": _option(
+                        "``enforce``; ``observe``: nothing waits, what would have waited is logged and recorded; "
+                        "``off``: the store is not asked. Absent: ``PENSTOCK_ENFORCEMENT``, else ``enforce``.",
+                        example="observe",
+                    ),
+                    "on_store_error": _option(
+                        "What a task does while the store cannot be reached: ``wait`` for up to "
+                        "``store_retry_seconds`` and then fail, ``fail`` at once, ``run`` without limits and say so "
+                        "loudly. Absent: ``PENSTOCK_ON_STORE_ERROR``, else ``wait``.",
+                        example="fail",
+                    ),
+                    "store_retry_seconds": _option(
+                        "For how long a task asks a store again that cannot be reached.", kind="float", default="600"
+                    ),
                 },
             }
         },

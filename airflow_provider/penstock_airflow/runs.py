@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import Any
 
@@ -29,20 +28,17 @@ def end(context: Any) -> None:
         log.info("Penstock: the run slot of %s is free", run_id)
 
 
-def watch(loop: asyncio.AbstractEventLoop) -> None:
-    """Have this triggerer, whose `loop` that is, asked whether runs that hold a lease are alive, while somebody waits.
+def watch() -> None:
+    """Have this triggerer asked whether runs that hold a lease are alive, while somebody waits.
 
     Airflow calls no callback when a user marks or deletes a run. Task processes are not asked: their line to Airflow
     may be lent to a subprocess, and a question from another thread would garble it.
     """
-    if not installed_plugins().has_plugin(__name__):
-        installed_plugins().register(_Probe(loop), __name__)
+    if not installed_plugins().has_plugin(__name__) and not compatibility.in_one_process():
+        installed_plugins().register(_Probe(), __name__)
 
 
 class _Probe:
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-
     @hookimpl
     def penstock_holder_alive(self, claim: ClaimRow) -> bool | None:
         """None for what is not this installation's, or cannot be told now."""
@@ -51,7 +47,7 @@ class _Probe:
             return None
         dag_id, _, dag_run_id = run.run_id.partition("/")
         try:
-            return compatibility.run_is_alive(dag_id, dag_run_id, self._loop)
+            return compatibility.run_is_alive(dag_id, dag_run_id)
         except Exception as error:  # whatever Airflow raises: a question without an answer frees nothing
             log.warning("Penstock: Airflow does not say whether %s is over: %s", run.run_id, error)
             return None

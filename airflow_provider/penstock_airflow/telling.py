@@ -14,10 +14,15 @@ if TYPE_CHECKING:
 HOLDERS_TOLD = 3
 
 
-def lines_of_wait(label: str, reasons: Sequence[Reason]) -> Iterator[str]:
-    """A line with the limits and their holders, one with the place in the queue, one for each link to a holder."""
+def lines_of_wait(label: str, reasons: Sequence[Reason], *, held_back: bool = False) -> Iterator[str]:
+    """A line with the limits and their holders, one with the place in the queue, one for each link to a holder.
+
+    A run that is held back has no place in a queue yet.
+    """
     yield f"{label} waits: {describe(reasons)}"
-    if reasons:
+    if held_back:
+        yield "the run does not begin before there is room in one of the pools that it begins with"
+    elif reasons:
         yield f"place {1 + max(reason.waiting_ahead for reason in reasons)} in the queue"
     told = set[str]()
     for reason in reasons:

@@ -22,6 +22,7 @@ from penstock_airflow import compatibility, installation, runs, telling
 if TYPE_CHECKING:
     from penstock.decision import Reason
     from penstock.engine import Engine
+    from penstock.request import Request
 
 log = logging.getLogger("penstock.airflow")
 
@@ -54,7 +55,7 @@ class PenstockTrigger(BaseTrigger):  # type: ignore[misc,unused-ignore]  # the t
 
     async def run(self) -> AsyncIterator[Any]:
         """Wait in the store, off the event loop."""
-        runs.watch(asyncio.get_running_loop())
+        runs.watch()
         event: dict[str, Any] = {"claims": [claim.claim_id for claim in self._claims()]}
         try:
             engine = await _engine()
@@ -88,7 +89,7 @@ class PenstockTrigger(BaseTrigger):  # type: ignore[misc,unused-ignore]  # the t
             probed=is_run,
             eligible_after_seconds=0.0 if is_run else max(0.0, self.not_before - now),
         )
-        request.tell = partial(_tell, claim.label)
+        request.tell = partial(_tell, request)
         try:
             lease = await request.acquire_ticket_async(float("inf") if self.until is None else self.until - now)
         except StoreUnavailable:
@@ -147,7 +148,7 @@ class HoldingTrigger(BaseTrigger):  # type: ignore[misc,unused-ignore]  # as abo
 
     async def run(self) -> AsyncIterator[Any]:
         """Run the trigger inside. Whatever the store does, it runs."""
-        runs.watch(asyncio.get_running_loop())
+        runs.watch()
         for name in ("trigger_id", "triggerer_job_id", "timeout_after"):  # what the triggerer tells its triggers
             if hasattr(self, name):
                 setattr(self.inner, name, getattr(self, name))
@@ -210,6 +211,7 @@ class HoldingTrigger(BaseTrigger):  # type: ignore[misc,unused-ignore]  # as abo
 
 async def _engine() -> Engine:
     """The engine of this triggerer. Its first use loads SQLAlchemy, not on the event loop."""
+    compatibility.ask_on(asyncio.get_running_loop())
     return await asyncio.to_thread(installation.engine)
 
 
@@ -220,8 +222,8 @@ def _give_up(engine: Engine, claim: Claim) -> None:
     engine.end_op(claim, reason="its task was ended while it was deferred")
 
 
-def _tell(label: str, reasons: Sequence[Reason]) -> None:
-    for line in telling.lines_of_wait(label, reasons):
+def _tell(request: Request, reasons: Sequence[Reason]) -> None:
+    for line in telling.lines_of_wait(request.claim.label, reasons, held_back=bool(request.held_back_by)):
         log.info("Penstock: %s", line)
 
 

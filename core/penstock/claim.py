@@ -52,8 +52,9 @@ class Claim:
 
     `parent_id` is the claim id of the lease under which this one is made: an op's run, or the op around a nested block.
     `within` on a run claim are the run's own limits on its ops, in the form of the configuration's `ops` block; what it
-    gives replaces what is configured. `name` is what people read instead of the ids; `step` names an op over all runs,
-    such as `etl.load`.
+    gives replaces what is configured. `roots` on a run claim are the pools of each op with which the run begins, where
+    its host knows them: it does not start while all of these are full. `name` is what people read instead of the ids;
+    `step` names an op over all runs, such as `etl.load`.
     """
 
     kind: ClaimKind
@@ -69,6 +70,7 @@ class Claim:
     in_run: bool = False
     parent_id: str | None = None
     within: Mapping[str, Any] | None = None
+    roots: tuple[tuple[str, ...], ...] = ()
     name: str | None = None
     step: str | None = None
     claim_id: str = field(default_factory=lambda: str(uuid.uuid4()))
@@ -94,6 +96,7 @@ class Claim:
             _check_text(value)
         object.__setattr__(self, "pools", MappingProxyType(dict(self.pools)))
         object.__setattr__(self, "tags", MappingProxyType(dict(self.tags)))
+        object.__setattr__(self, "roots", tuple(map(tuple, self.roots)))
 
     @property
     def holder(self) -> str | None:
@@ -122,6 +125,7 @@ class Claim:
             "pools": dict(self.pools),
             "tags": dict(self.tags),
             "within": within,
+            "roots": [list(pools) for pools in self.roots],
         }
 
     @classmethod

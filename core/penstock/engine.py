@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import threading
 import time
@@ -89,6 +90,7 @@ class Engine:
         )
         self.wakeups = Wakeups(self.store, self.settings, lambda: self._session.current, self.sweep_if_due)
         self._threads: ThreadPoolExecutor | None = None
+        self._room_seen: tuple[float, Mapping[str, int]] = (-math.inf, {})
         self._sweep_at = 0.0
         self._sweep_pause = self.settings.sweep_seconds
         self._probe_at = 0.0
@@ -326,6 +328,32 @@ class Engine:
         for adjusted in self.hook.penstock_adjust_demands(claim=claim, demands=demands, concurrency=concurrency):
             demands = tuple(sorted(adjusted)) if adjusted is not None else demands
         return demands
+
+    def root_pools_full(self, claim: Claim, concurrency: Concurrency) -> tuple[str, ...]:
+        """The pools for which a run is held back that has not begun: those of its roots, all of them full.
+
+        Empty when it may start, and for a run that no limit bounds: nobody else could use what it would take. Of
+        several runs that look at once more than one may find the same room; which comes first is left to chance.
+        """
+        if not claim.roots or not all(claim.roots):
+            return ()
+        if all(demand.capacity is None for demand in self.demands(claim, concurrency)):
+            return ()
+        return rules.root_pools_full(claim.roots, self._room(), concurrency)
+
+    def _room(self) -> Mapping[str, int]:
+        """Pool → free slots less those that waiters want. All claims of this process share one look in a while."""
+        now = time.monotonic()
+        read_at, room = self._room_seen
+        if now - read_at >= self.settings.poll_max_seconds:
+            rows = [(row.key.partition(":"), row) for row in self.store.limit_rows()]
+            room = {
+                name: row.capacity - row.held - row.waiting
+                for (kind, _, name), row in rows
+                if kind == rules.LimitKind.POOL and row.capacity is not None
+            }
+            self._room_seen = (now, room)
+        return room
 
     def session_id(self) -> str:
         """The live session of this process, opened at first use."""

@@ -25,12 +25,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from penstock.claim import Claim
+    from penstock.config import Concurrency
     from penstock.decision import Decision, Reason
     from penstock.engine import Engine
     from penstock.rules import Demand
     from penstock.settings import OnBlocked
 
 log = logging.getLogger("penstock.waiting")
+RUN_LOOK_SECONDS = 5.0
+"""How often a run that is held back is looked for in the store; many may be held back."""
 
 
 class Request:
@@ -46,6 +49,8 @@ class Request:
     ) -> None:
         self.claim, self.claim_id, self.ticket = claim, claim.claim_id, ticket
         self.queued = self.elsewhere = False
+        self.held_back_by: tuple[str, ...] = ()
+        self._run_looked_for_at = -math.inf
         self.started_at = self.asked_at = time.monotonic()
         self.tell: Callable[[Sequence[Reason]], None] | None = None
         self._engine, self._probed = engine, probed
@@ -105,7 +110,7 @@ class Request:
                 if self._run_waits(late, standing, mode):
                     return Waiting(self.claim_id)
                 standing = engine.standing(self.claim, again=True)
-            if standing.run_waits:
+            if standing.run_waits or self._held_back(concurrency, mode):
                 return Waiting(self.claim_id)
             demands = engine.demands(self.claim, concurrency, standing)
             owner = self._owner()
@@ -156,6 +161,19 @@ class Request:
                     decision.reasons,
                 )
         return False
+
+    def _held_back(self, concurrency: Concurrency, mode: Mode) -> bool:
+        """Whether the run is not to begin yet; it then does not stand in the queue for a run's slots either."""
+        held_back_by: tuple[str, ...] = ()
+        if self.claim.kind is ClaimKind.RUN and not self.queued and mode is Mode.WAIT:
+            held_back_by = self._engine.root_pools_full(self.claim, concurrency)
+        if held_back_by and time.monotonic() >= self._run_looked_for_at + RUN_LOOK_SECONDS:
+            if self._engine.store.run_lease(self.claim.holder or "") is not None:  # another of its tasks was let in
+                held_back_by = ()
+            else:
+                self._run_looked_for_at = time.monotonic()
+        self.held_back_by = held_back_by
+        return bool(held_back_by)
 
     def _owner(self) -> Owner:
         settings = self._engine.settings

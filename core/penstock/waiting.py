@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from penstock.decision import Decision, Granted, Reason, Refused, Waiting
 from penstock.errors import Blocked, ImpossibleClaim, Skipped, StoreUnavailable, WaitTimeout
 from penstock.report import describe
+from penstock.rules import pool_key
 
 if TYPE_CHECKING:
     from penstock.engine import Engine
@@ -103,6 +104,8 @@ class Wait:
         raise (Skipped if self._on_blocked == "skip" or refused.skipped else Blocked)(text, refused.reasons)
 
     def _why(self, reasons: Sequence[Reason]) -> str:
+        if pools := self._request.held_back_by:
+            return f"its run does not begin while all the pools are full that it begins with: {', '.join(pools)}"
         return "another process has the same claim" if self._request.elsewhere else describe(reasons)
 
     def announce(self) -> None:
@@ -115,6 +118,8 @@ class Wait:
         """Say once who waits and for what. Not at once: most waits are short, and to find out why costs more."""
         request, engine = self._request, self._engine
         reasons = tuple(reason for claim_id in request.places for reason in engine.reasons(claim_id))
+        if request.held_back_by:
+            reasons = engine.store.reasons_against({pool_key(name): 1 for name in request.held_back_by})
         if not self._announced:
             self._announced = True
             if request.tell is not None:

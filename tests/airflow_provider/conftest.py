@@ -21,7 +21,19 @@ from proxy import TcpProxy
 from servers import fresh_database, missing
 from sqlalchemy.engine import make_url
 
-DAG_IDS = ["deferring", "endless", "kinds", "live_empty", "outcomes", "runs", "thirty_defer"]
+AUTHORS_DAG_IDS = ["blocked", "exclusive", "in_rooms", "of_a_team_1", "of_a_team_2", "own_pools", "said_of_tasks"]
+DAG_IDS = [
+    *AUTHORS_DAG_IDS,
+    "deferring",
+    "endless",
+    "kinds",
+    "live_empty",
+    "outcomes",
+    "runs",
+    "thirty_defer",
+    "withdrawn",
+    "within",
+]
 
 
 class WithoutAirflow(pytest.Module):

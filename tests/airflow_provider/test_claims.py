@@ -204,10 +204,11 @@ def test_the_pools_with_which_a_run_begins() -> None:
     asks = (
         Asks(pool="database", pool_slots=1, pools={"api": 1}, is_root=True),
         Asks(pool="default_pool", pool_slots=1, is_root=True),
+        Asks(pool="database", pool_slots=1, pools={"skips": 1}, is_root=True, waits=False),
         Asks(pool="database", pool_slots=1, pools={"later": 1}),
     )
     concurrency = configured("database")
-    assert claims.root_pools(replace(FACTS, asks=asks), concurrency) == [["database", "api"], []]
+    assert run_claim(replace(FACTS, asks=asks), concurrency=concurrency).roots == (("database", "api"), (), ())
 
 
 # -- what holds for all ----------------------------------------------------------------------------------------------

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,11 +20,20 @@ from penstock.claim import Claim
 from penstock.config import Concurrency
 from penstock.decision import Granted
 from penstock.engine import Engine
-from penstock.errors import ConfigError, ImpossibleClaim, SchemaMismatch, StoreUnavailable
+from penstock.errors import (
+    Blocked,
+    ConfigError,
+    DeploymentConflict,
+    ImpossibleClaim,
+    SchemaMismatch,
+    StoreUnavailable,
+    WaitTimeout,
+)
 from penstock.settings import Settings
 from penstock.store.sql import SqlStore
-from penstock_airflow import compatibility, gate, installation
+from penstock_airflow import compatibility, gate, installation, limits
 from penstock_airflow.installation import Installation
+from penstock_airflow.limits import Limits, RunLimits
 
 LIMITS = {"pools": {"limits": {"narrow": 1}}, "runs": {"max_concurrent_runs": 1}}
 
@@ -77,6 +88,7 @@ def context(task_id: str = "task", *, run_id: str = "run", next_kwargs: dict[str
     task = SimpleNamespace(
         pool="narrow", pool_slots=1, priority_weight=1, owner="ann", task_type="Any", queue="default"
     )
+    task.upstream_task_ids = set()
     task.dag = SimpleNamespace(tags=(), tasks=[], task_dict={})
     task.task_id, task.get_dag = task_id, lambda: task.dag
     return {"ti": ti, "task": task, "dag": task.dag}
@@ -124,6 +136,38 @@ def test_without_a_run_slot_no_place_in_a_pool_is_taken(other: Engine) -> None:
     deferred = deferral()
     assert [claim.op_id for claim in claims_of(deferred)] == [None, "task"]
     assert labels(other, "waiters") == ["airflow/tests dag/run"]
+
+
+def test_a_run_that_would_begin_with_full_pools_leaves_its_run_slot_to_others(
+    other: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="penstock.airflow")
+    lease = other.acquire(other.claim("narrow", run_id="other/run", op_id="first"))
+    begun = context()
+    begun["dag"].tasks = [begun["task"]]
+    with pytest.raises(airflow_versions.exception("TaskDeferred")) as deferred:
+        gate.enter(begun)
+    assert not other.status()["waiters"]
+    assert "dag/run waits: narrow: 1 of 1 held by airflow/tests other/run first" in caplog.text
+    assert "the run does not begin before there is room" in caplog.text
+    assert "place " not in caplog.text
+    assert [claim.roots for claim in claims_of(deferred.value)] == [(("narrow",),), ()]
+    lease.release()
+    installation._engines.clear()  # the task comes back in another process
+    gate.enter(begun)
+    assert labels(other, "leases") == ["airflow/tests dag/run", "airflow/tests dag/run task"]
+
+
+def test_the_limits_within_that_a_run_began_with_count_for_its_later_tasks(other: Engine) -> None:
+    """Whatever its DAG says by now, and though the task names no pool."""
+    run = other.request(other.run_claim("dag/run", within={"max_concurrent": 1}), ticket=True, probed=True)
+    run.step()
+    other.acquire(other.claim(run_id="dag/run", op_id="first", in_run=True))
+    later = context("later")
+    later["task"].pool = "default_pool"
+    with pytest.raises(airflow_versions.exception("TaskDeferred")):
+        gate.enter(later)
+    assert labels(other, "waiters") == ["airflow/tests dag/run later"]
 
 
 def test_the_log_says_who_is_waited_for_and_for_how_long(other: Engine, caplog: pytest.LogCaptureFixture) -> None:
@@ -209,7 +253,7 @@ def test_a_url_that_cannot_be_read_makes_tasks_fail_and_no_parse(monkeypatch: py
     installation.store_is_configured.cache_clear()
     assert installation.store_is_configured()
     installation.store_is_configured.cache_clear()
-    with pytest.raises(RuntimeError, match="store_url_cmd"):
+    with pytest.raises(ConfigError, match="store_url: its command or secrets backend fails"):
         Installation.configured()
 
 
@@ -217,3 +261,333 @@ def test_a_url_that_cannot_be_read_makes_tasks_fail_and_no_parse(monkeypatch: py
 def test_an_impossible_time_is_an_error(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"\[penstock\] {name}: -1: seconds from"):
         Installation(store_url=None, deployment="tests", **{name: -1})  # type: ignore[arg-type]
+
+
+# -- waiting in one way or another -----------------------------------------------------------------------------------
+
+
+def said(monkeypatch: pytest.MonkeyPatch, run: RunLimits | None = None, **words: Any) -> None:
+    """What the DAG's author said of the task, and of the run."""
+    monkeypatch.setattr(limits, "of_task", lambda _: Limits(**words))
+    monkeypatch.setattr(limits, "of_run", lambda _: run or RunLimits())
+
+
+def rescheduled(**facts: Any) -> float:
+    """After how many seconds the gate has the task come back."""
+    with pytest.raises(airflow_versions.exception("AirflowRescheduleException")) as caught:
+        gate.enter(context(**facts))
+    return float(caught.value.reschedule_date.timestamp() - time.time())
+
+
+def test_a_rescheduled_task_keeps_its_place_and_finds_it_again(
+    other: Engine, here: Installation, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="penstock.airflow")
+    settle(monkeypatch, replace(here, waiting="reschedule", reschedule_seconds=45.0))
+    lease = other.acquire(other.claim("narrow", run_id="dag/run", op_id="first"))
+    assert 40 < rescheduled(task_id="second") < 46
+    (waiter,) = other.status()["waiters"]
+    later = other.request(other.claim("narrow", run_id="dag/run", op_id="third"))
+    later.step()
+    rescheduled(task_id="second")
+    assert other.status()["waiters"][0]["claim_id"] == waiter["claim_id"]
+    assert other.status()["waiters"][0]["enqueued_at"] == waiter["enqueued_at"]
+    lease.release()
+    gate.enter(context("second"))
+    assert "airflow/tests dag/run second" in labels(other, "leases")
+    assert "the task waited " in caplog.text
+
+
+def test_a_rescheduled_task_that_waits_for_a_run_slot_leaves_the_runs_place(
+    other: Engine, here: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle(monkeypatch, replace(here, waiting="reschedule"))
+    other.request(other.run_claim("other/run"), ticket=True, probed=True).step()
+    rescheduled()
+    assert labels(other, "waiters") == ["airflow/tests dag/run"]
+
+
+def test_a_blocked_task_waits_in_the_worker(
+    other: Engine, here: Installation, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="penstock.airflow")
+    settle(monkeypatch, replace(here, waiting_by_pool=(("narrow", "block"),)))
+    lease = other.acquire(other.claim("narrow", run_id="dag/run", op_id="first"))
+    threading.Timer(1.0, lease.release).start()
+    gate.enter(context("second"))
+    assert "airflow/tests dag/run second" in labels(other, "leases")
+    assert "place 1 in the queue" in caplog.text
+
+
+def test_where_tasks_run_in_the_scheduling_process_nothing_else_but_to_block_is_possible(
+    other: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`airflow dags test` has neither triggerer nor scheduler: a deferred task of the gate's would never come back."""
+    monkeypatch.setattr(compatibility, "in_one_process", lambda: True)
+    lease = other.acquire(other.claim("narrow", run_id="dag/run", op_id="first"))
+    threading.Timer(1.0, lease.release).start()
+    gate.enter(context("second"))
+    assert "airflow/tests dag/run second" in labels(other, "leases")
+
+
+@pytest.mark.parametrize(("runs", "defers"), [(True, True), (None, True), (False, False)])
+def test_without_a_triggerer_the_task_is_rescheduled(
+    other: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    runs: bool | None,
+    defers: bool,
+) -> None:
+    monkeypatch.setattr(compatibility, "triggerer_runs", lambda: runs)
+    other.acquire(other.claim("narrow", run_id="dag/run", op_id="first"))
+    (deferral if defers else rescheduled)(task_id="second")
+    assert ("no triggerer runs" in caplog.text) is not defers
+
+
+def test_an_operator_that_comes_back_from_its_own_deferral_is_never_rescheduled(
+    other: Engine, here: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Airflow forgets on a reschedule where a deferred operator was to go on: it would start from the beginning."""
+    monkeypatch.setattr(compatibility, "triggerer_runs", lambda: False)
+    settle(monkeypatch, replace(here, waiting="reschedule"))
+    other.acquire(other.claim("narrow", run_id="dag/run", op_id="first"))
+    coming_back = context("second")
+    coming_back["ti"]._ti_context_from_server = SimpleNamespace(next_method="finish", next_kwargs={"job": 7})
+    with pytest.raises(airflow_versions.exception("TaskDeferred")) as caught:
+        gate.enter(coming_back)
+    assert caught.value.kwargs["method"] == "finish"
+    assert json.loads(caught.value.kwargs["arguments"]) == {"job": 7}
+
+
+# -- when there is no room -------------------------------------------------------------------------------------------
+
+
+def test_a_task_that_does_not_wait_is_skipped_or_fails(other: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    other.acquire(other.claim("narrow", run_id="dag/run", op_id="first"))
+    why = "airflow/tests dag/run second: narrow: 1 of 1 held by airflow/tests dag/run first"
+    said(monkeypatch, on_blocked="skip")
+    with pytest.raises(airflow_versions.exception("AirflowSkipException"), match=why):
+        gate.enter(context("second"))
+    said(monkeypatch, on_blocked="fail")
+    with pytest.raises(Blocked, match=why):
+        gate.enter(context("second"))
+    assert not other.status()["waiters"]
+
+
+def test_a_skipped_run_is_skipped_by_each_of_its_tasks(other: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    said(monkeypatch, run=RunLimits(on_blocked="skip"))
+    request = other.request(other.run_claim("other/run"), ticket=True, probed=True)
+    assert isinstance(request.step(), Granted)
+    skip = airflow_versions.exception("AirflowSkipException")
+    with pytest.raises(skip, match=r"runs: 1 of 1 held by airflow/tests other/run"):
+        gate.enter(context("first"))
+    other.end_run("other/run")
+    with pytest.raises(skip, match="its run was skipped, and stays so"):
+        gate.enter(context("second"))
+    assert not labels(other, "leases")
+
+
+def test_a_run_that_does_not_wait_fails_its_tasks(other: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    said(monkeypatch, run=RunLimits(on_blocked="fail"))
+    other.request(other.run_claim("other/run"), ticket=True, probed=True).step()
+    with pytest.raises(Blocked, match=r"runs: 1 of 1 held"):
+        gate.enter(context("first"))
+    assert not other.status()["waiters"]
+
+
+def test_a_time_out_counts_from_the_beginning_of_the_wait(other: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    said(monkeypatch, wait_timeout_seconds=30.0)
+    other.acquire(other.claim("narrow", run_id="dag/run", op_id="first"))
+    deferred = deferral(task_id="second")
+    assert deferred.trigger.until - time.time() == pytest.approx(30.0, abs=1.0)
+    assert deferred.timeout.total_seconds() == pytest.approx(30.0 + gate.TIMEOUT_MARGIN_SECONDS, abs=1.0)
+    late = {**deferred.kwargs, "since": time.time() - 31.0}
+    with pytest.raises(WaitTimeout, match=r"no slot within 30 s \(narrow: 1 of 1 held by airflow/tests dag/run first"):
+        gate.enter(context("second", next_kwargs=late))
+    assert not other.status()["waiters"]
+
+
+def test_a_task_that_waits_for_its_run_times_out_and_leaves_the_runs_place_to_others(
+    other: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said(monkeypatch, wait_timeout_seconds=0.1)
+    other.request(other.run_claim("other/run"), ticket=True, probed=True).step()
+    with pytest.raises(WaitTimeout, match=r"not granted within 0\.1 s \(runs: 1 of 1 held"):
+        gate.enter(context())
+    assert labels(other, "waiters") == ["airflow/tests dag/run"]
+
+
+def test_a_run_that_has_waited_for_too_long_fails_its_task(other: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    said(monkeypatch, run=RunLimits(wait_timeout_seconds=0.1))
+    other.request(other.run_claim("other/run"), ticket=True, probed=True).step()
+    with pytest.raises(WaitTimeout, match=r"no slot within 0\.1 s \(runs: 1 of 1 held"):
+        gate.enter(context())
+    assert not other.status()["waiters"]
+
+
+# -- what an installation says of itself -----------------------------------------------------------------------------
+
+
+def test_who_only_observes_does_not_wait_and_says_so(
+    other: Engine, here: Installation, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="penstock")
+    settle(monkeypatch, replace(here, enforcement="observe"))
+    other.acquire(other.claim("narrow", run_id="dag/run", op_id="first"))
+    gate.enter(context("second"))
+    assert "would have waited for pool:narrow: this installation only observes" in caplog.text
+    assert len(labels(other, "leases")) == 3
+    gate.leave()
+
+
+def test_with_enforcement_off_the_store_is_not_asked(
+    here: Installation, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="penstock.airflow")
+    settle(monkeypatch, replace(here, enforcement="off"))
+    monkeypatch.setattr(gate, "engine", away)
+    gate.enter(context())
+    assert "enforcement is off" in caplog.text
+    gate.leave()
+
+
+def test_setup_and_teardown_are_exempt_where_that_is_said(
+    other: Engine, here: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = context("setup")
+    setup["task"].is_setup = True
+    gate.enter(setup)
+    assert "airflow/tests dag/run setup" in labels(other, "leases")
+    gate.leave()
+    settle(monkeypatch, replace(here, exempt_setup_teardown=True))
+    for what in ("is_setup", "is_teardown"):
+        exempt = context("exempt")
+        setattr(exempt["task"], what, True)
+        gate.enter(exempt)
+    assert "airflow/tests dag/run exempt" not in labels(other, "leases")
+
+
+def test_a_second_installation_of_the_same_name_is_refused(other: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compatibility, "own_url", lambda: "http://one.example")
+    gate.enter(context())
+    gate.leave()
+    monkeypatch.setattr(installation, "_engines", {})
+    monkeypatch.setattr(compatibility, "own_url", lambda: "http://two.example")
+    with pytest.raises(DeploymentConflict, match=r"http://one\.example already, this is http://two\.example"):
+        gate.enter(context())
+
+
+@pytest.mark.parametrize(
+    ("shown", "execution", "url"),
+    [
+        (None, None, None),
+        ("http://localhost:8080", None, None),
+        ("/", None, None),
+        ("https://airflow.example/", None, "https://airflow.example"),
+        ("https://airflow.example", "http://api:8080/execution/", "https://airflow.example"),
+        ("http://localhost:8080/", "http://api:8080/team/execution/", "http://api:8080/team"),
+    ],
+)
+def test_an_installation_is_told_by_its_url_unless_every_one_has_it(
+    monkeypatch: pytest.MonkeyPatch, shown: str | None, execution: str | None, url: str | None
+) -> None:
+    given = {"base_url": shown, "execution_api_server_url": execution}
+    conf = SimpleNamespace(get=lambda _, option, fallback=None: given[option] or fallback)
+    monkeypatch.setattr(compatibility, "configuration", lambda: conf)
+    assert compatibility.own_url() == url
+
+
+def test_a_store_that_is_away_fails_the_task_at_once_where_that_is_said(
+    other: Engine, here: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle(monkeypatch, replace(here, on_store_error="fail", store_retry_seconds=600.0))
+    monkeypatch.setattr(SqlStore, "configuration", away)
+    with pytest.raises(StoreUnavailable, match="nobody answers"):
+        gate.enter(context())
+
+
+@pytest.mark.parametrize("call", ["acquire", "configuration"])
+def test_a_task_may_run_without_limits_while_the_store_is_away_but_not_in_silence(
+    other: Engine, here: Installation, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, call: str
+) -> None:
+    settle(monkeypatch, replace(here, on_store_error="run", store_retry_seconds=600.0))
+    monkeypatch.setattr(SqlStore, call, away)
+    marks: dict[str, str] = {}
+    running = context()
+    running["ti"].xcom_push = lambda key, value: marks.update({key: value})
+    gate.enter(running)
+    assert "this task runs WITHOUT LIMITS" in caplog.text
+    assert "WITHOUT LIMITS" in marks["penstock"]
+    gate.leave()
+
+
+def test_a_trigger_that_gave_up_on_the_store_fails_the_task_with_its_words(other: Engine) -> None:
+    back = {"since": time.time(), "event": {"claims": [], "store_error": "nobody answered for 600 s"}}
+    with pytest.raises(StoreUnavailable, match="nobody answered for 600 s"):
+        gate.enter(context(next_kwargs=back))
+
+
+# -- an operator that defers by itself -------------------------------------------------------------------------------
+
+
+def own_deferral(after_seconds: float = 60.0) -> Any:
+    from datetime import timedelta
+
+    from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
+
+    deferral = airflow_versions.exception("TaskDeferred")
+    return deferral(trigger=TimeDeltaTrigger(timedelta(seconds=after_seconds)), method_name="finish")
+
+
+def test_slots_are_held_while_the_operator_is_deferred_and_taken_over_when_it_is_back(other: Engine) -> None:
+    gate.enter(context())
+    deferred = own_deferral()
+    inner = deferred.trigger
+    gate.leave(deferred)
+    assert "airflow/tests dag/run task" in labels(other, "leases")
+    assert not other.status()["sessions"][1:], "the worker's session is closed"
+    path, kwargs = deferred.trigger.serialize()
+    assert path == "penstock_airflow.trigger.HoldingTrigger"
+    assert kwargs["moment"] == inner.moment
+    back = context()
+    back["ti"]._ti_context_from_server = SimpleNamespace(next_method="finish", next_kwargs={})
+    gate.enter(back)
+    gate.leave()
+    assert labels(other, "leases") == ["airflow/tests dag/run"]
+
+
+def test_slots_of_a_pool_that_says_so_are_given_back_meanwhile(
+    other: Engine, here: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle(monkeypatch, replace(here, release_while_deferred=("nar*",)))
+    gate.enter(context())
+    deferred = own_deferral()
+    inner = deferred.trigger
+    gate.leave(deferred)
+    assert labels(other, "leases") == ["airflow/tests dag/run"]
+    assert deferred.trigger is inner
+
+
+def test_what_is_no_deferral_gives_the_slots_back(other: Engine) -> None:
+    gate.enter(context())
+    gate.leave(ValueError("the task failed"))
+    assert labels(other, "leases") == ["airflow/tests dag/run"]
+
+
+def test_a_trigger_that_cannot_be_made_again_keeps_no_slots(other: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    gate.enter(context())
+    deferred = own_deferral()
+    deferred.trigger = SimpleNamespace(serialize=lambda: ("nowhere.Trigger", {}))
+    gate.leave(deferred)
+    assert labels(other, "leases") == ["airflow/tests dag/run"]
+    assert "cannot be made again" in caplog.text
+
+
+def test_a_task_that_only_fails_gives_up_what_its_trigger_held(other: Engine) -> None:
+    gate.enter(context())
+    gate.leave(own_deferral())
+    failing = context()
+    failing["ti"]._ti_context_from_server = SimpleNamespace(next_method=compatibility.FAIL_METHOD, next_kwargs={})
+    gate.enter(failing)
+    assert labels(other, "leases") == ["airflow/tests dag/run"]

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from types import FunctionType, SimpleNamespace
 from typing import Any
 
+import airflow_versions
 import pytest
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.providers.standard.operators.python import PythonOperator
 from airflow.sdk import DAG, Asset, TaskGroup, asset, dag, task, task_group
 from airflow.sdk.definitions._internal.contextmanager import DagContext
-from airflow.serialization.serialized_objects import DagSerialization
 from penstock.errors import ClaimError
 from penstock_airflow import limited
 from penstock_airflow.limits import Asks, Limits, RunLimits, asks_of, of_run, of_task
@@ -254,7 +254,7 @@ def test_the_serialized_dag_is_the_same_as_without() -> None:
             with under(TaskGroup("group")):
                 BashOperator(task_id="step", bash_command="true")
         under(flow)
-        return DagSerialization.to_dict(flow)
+        return airflow_versions.serialized_dag(flow)
 
     assert serialized(limited("database")) == serialized(lambda target: target)
 
@@ -456,12 +456,12 @@ def test_what_the_tasks_of_a_dag_ask_for_is_read_without_running_them(flow: DAG)
         BashOperator(task_id="first", bash_command="true", pool="database", pool_slots=3)
     )
     with limited("group")(TaskGroup("group")):
-        mapped = limited("own")(task(plain)).override(pool="narrow").expand(table=["t1"])
+        mapped = limited("own", on_blocked="skip")(task(plain)).override(pool="narrow").expand(table=["t1"])
         limited(exempt=True)(BashOperator(task_id="exempt", bash_command="true"))
     first >> mapped
     assert asks_of(flow) == (
         Asks(pool="database", pool_slots=3, pools={"api": 2, "b": 1}, is_root=True),
-        Asks(pool="narrow", pool_slots=1, pools={"group": 1, "own": 1}),
+        Asks(pool="narrow", pool_slots=1, pools={"group": 1, "own": 1}, waits=False),
     )
     limited(exempt=True)(flow)
     assert asks_of(flow) == ()

@@ -127,7 +127,7 @@ def test_without_a_store_nothing_is_touched(monkeypatch: pytest.MonkeyPatch, cap
     assert task._pre_execute_hook is None
     assert dag.on_success_callback is None
     assert [record.message for record in caplog.records] == [
-        "Penstock is installed but inactive: no [penstock] store_url is set, so nothing is limited"
+        "Penstock is installed but inactive: no [penstock] store_url or conn_id is set: nothing is limited"
     ]
 
 

@@ -26,8 +26,14 @@ def test_every_option_has_the_default_that_the_code_uses() -> None:
     options = get_provider_info()["config"]["penstock"]["options"]
     assert set(options) == set(Installation.__dataclass_fields__)
     bare = Installation(store_url=None, deployment="airflow")
-    for name in ("short_block_seconds", "min_deferral_seconds", "session_ttl_seconds"):
+    floats = {name for name, option in options.items() if option["type"] == "float"}
+    assert floats == {name for name in options if name.endswith("_seconds")}
+    for name in floats:
         assert float(options[name]["default"]) == getattr(bare, name)
+    assert options["waiting"]["default"] == bare.waiting
+    assert options["exempt_setup_teardown"]["default"] == str(bare.exempt_setup_teardown)
+    for name in ("waiting_by_pool", "release_while_deferred"):
+        assert (options[name]["default"], getattr(bare, name)) == ("", ())
     assert options["store_url"]["sensitive"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,7 +15,7 @@ from penstock import changes
 from penstock.claim import Claim
 from penstock.config import Concurrency
 from penstock.decision import Granted
-from penstock.engine import Engine
+from penstock.engine import ASYNC_THREADS, Engine
 from penstock.errors import ConfigError, StoreUnavailable
 from penstock.settings import Settings
 from penstock.store.sql import SqlStore
@@ -180,3 +181,218 @@ def test_a_component_without_the_url_does_not_make_a_store_of_its_own(monkeypatc
     monkeypatch.setattr(installation, "installation", lambda: bare)
     with pytest.raises(ConfigError, match="store_url"):
         installation.engine()
+
+
+def holding(engine: Engine, claim: Claim, trigger: Any) -> Any:
+    """The trigger that keeps the slots of an operator; its lease has become a ticket."""
+    from penstock_airflow.trigger import HoldingTrigger
+
+    lease = engine.acquire(claim)
+    wrapped = HoldingTrigger.around(trigger, replace(claim, claim_id=lease.claim_id))
+    lease.hand_over(seconds=engine.settings.ticket_seconds)
+    return wrapped
+
+
+def inner(*events: object, **kwargs: Any) -> Any:
+    from airflow_triggers import ScriptedTrigger
+
+    return ScriptedTrigger(events=list(events), **kwargs)
+
+
+def test_the_time_of_a_wait_is_over_though_nothing_is_free(engines: Callable[[], Engine], triggerer: Engine) -> None:
+    from penstock_airflow.trigger import PenstockTrigger
+
+    other = engines()
+    other.acquire(op(other, "first"))
+    trigger = PenstockTrigger.waiting_for([op(other, "second")], not_before=0.0, until=time.time() + 0.2)
+    asyncio.run(asyncio.wait_for(fired(trigger), SOON))
+    assert [row["op_id"] for row in triggerer.status()["waiters"]] == ["second"], "the task itself gives up the place"
+
+
+def test_a_store_that_stays_away_sends_the_task_to_say_so(
+    engines: Callable[[], Engine], triggerer: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any, **__: Any) -> None:
+        raise StoreUnavailable("nobody answers")
+
+    other = engines()
+    trigger = trigger_for(op(other, "one"))
+    monkeypatch.setattr(triggerer, "settings", replace(triggerer.settings, store_retry_seconds=0.2))
+    monkeypatch.setattr(triggerer.store, "acquire", away)
+    event = asyncio.run(asyncio.wait_for(fired(trigger), SOON))
+    assert event.payload["store_error"] == "nobody answers"
+
+
+def test_a_triggerer_that_ends_leaves_the_place_and_nothing_in_its_memory(
+    engines: Callable[[], Engine], triggerer: Engine
+) -> None:
+    """A lease that a cancelled wait was granted stayed known to the triggerer, which took it for its own later."""
+    other = engines()
+    lease = other.acquire(op(other, "first"))
+    claim = op(other, "second")
+
+    async def wait() -> None:
+        waiting = asyncio.create_task(fired(trigger_for(claim)))
+        while not triggerer.status()["waiters"]:
+            await asyncio.sleep(0.01)
+        lease.release()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    asyncio.run(wait())
+    triggerer.in_thread(lambda: None).result()
+    while triggerer.lease(claim.claim_id) is not None:
+        time.sleep(0.01)
+    adopted = other.request(claim).step()
+    assert isinstance(adopted, Granted)
+
+
+def test_five_hundred_triggers_share_one_thread_and_one_poll(
+    engines: Callable[[], Engine], triggerer: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = engines()
+    other.acquire(op(other, "first"))
+    triggers = [trigger_for(op(other, f"op_{number}")) for number in range(500)]
+    asked: list[str] = []
+
+    def counted(name: str) -> None:
+        call = getattr(triggerer.store, name)
+
+        def asking(*args: Any, **kwargs: Any) -> Any:
+            asked.append(name)
+            return call(*args, **kwargs)
+
+        monkeypatch.setattr(triggerer.store, name, asking)
+
+    async def wait() -> None:
+        waits = [asyncio.create_task(fired(trigger)) for trigger in triggers]
+        while len(triggerer.wakeups._waiters) < 500 or len(triggerer.status()["waiters"]) < 500:
+            await asyncio.sleep(0.05)
+        while True:  # until all of them have said once what they wait for
+            for name in ("to_touch", "touch", "acquire", "reasons"):
+                counted(name)
+            rounds = len(asked)
+            while asked[rounds:].count("to_touch") < 10:
+                await asyncio.sleep(0.05)
+            if set(asked[rounds:]) == {"to_touch"}:
+                break
+            monkeypatch.undo()
+            monkeypatch.setattr(installation, "engine", lambda: triggerer)
+        names = [thread.name for thread in threading.enumerate()]
+        assert names.count("penstock-wakeups") == 1
+        assert sum(name.startswith("penstock") for name in names) <= 1 + ASYNC_THREADS + 2 * 2  # sessions of the others
+        for each in waits:
+            each.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(wait(), 60))
+
+
+def test_a_trigger_is_wrapped_with_all_that_makes_it_what_it_is(
+    engines: Callable[[], Engine], triggerer: Engine
+) -> None:
+    from penstock_airflow.trigger import HoldingTrigger
+
+    wrapped = holding(engines(), op(triggerer, "one"), inner("done", note="n"))
+    path, kwargs = wrapped.serialize()
+    assert path == "penstock_airflow.trigger.HoldingTrigger"
+    assert (kwargs["note"], kwargs["events"]) == ("n", ["done"])
+    again = HoldingTrigger(**kwargs)
+    assert again.serialize() == (path, kwargs)
+    assert again.supports_triggerer_queue, "as the trigger inside"
+    again.task_instance, again.trigger_id, again.timeout_after = None, 7, None
+    event = asyncio.run(fired(again))
+    assert event.payload == {"event": "done", "trigger_id": 7}
+
+
+def test_a_trigger_inside_that_cannot_be_made_fails_alone() -> None:
+    """Airflow's triggerer survives a TypeError of a trigger's constructor; of any other error it dies."""
+    from penstock_airflow.trigger import HoldingTrigger
+
+    with pytest.raises(TypeError, match=r"nowhere\.Trigger"):
+        HoldingTrigger(penstock_claim="{}", penstock_trigger="nowhere.Trigger")
+
+
+def test_slots_are_kept_until_the_operator_is_back(engines: Callable[[], Engine], triggerer: Engine) -> None:
+    worker = engines()
+    claim = op(worker, "one")
+    wrapped = holding(worker, claim, inner("wait", "done"))
+
+    def expiry() -> int:
+        (row,) = triggerer.store.snapshot().claims
+        return int(row.expires_at or 0)
+
+    handed_over = expiry()
+
+    async def both() -> None:
+        waiting = asyncio.create_task(fired(wrapped))
+        while expiry() == handed_over:
+            await asyncio.sleep(0.01)
+        wrapped.inner.go_on.set()
+        await asyncio.wait_for(waiting, SOON)
+
+    asyncio.run(both())
+    assert not triggerer.wakeups._kept
+    adopted = engines().request(replace(claim, claim_id="new")).step()
+    assert isinstance(adopted, Granted)
+
+
+def test_a_trigger_that_ends_the_task_gives_the_slots_back(engines: Callable[[], Engine], triggerer: Engine) -> None:
+    wrapped = holding(engines(), op(triggerer, "one"), inner("end"))
+
+    async def whole() -> list[Any]:
+        return [event async for event in wrapped.run()]
+
+    (event,) = asyncio.run(whole())
+    assert type(event).__name__ == "TaskSuccessEvent"
+    assert not triggerer.status()["leases"]
+
+
+def test_a_user_who_ends_the_task_frees_its_slots_and_ends_its_job(
+    engines: Callable[[], Engine], triggerer: Engine
+) -> None:
+    wrapped = holding(engines(), op(triggerer, "one"), inner("wait"))
+
+    async def kill() -> None:
+        waiting = asyncio.create_task(fired(wrapped))
+        while not triggerer.wakeups._kept:
+            await asyncio.sleep(0.01)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        await wrapped.on_kill()
+
+    asyncio.run(kill())
+    assert wrapped.inner.killed
+    assert not triggerer.status()["leases"]
+    assert not triggerer.wakeups._kept
+
+
+def test_a_triggerer_that_ends_leaves_the_slots_held(engines: Callable[[], Engine], triggerer: Engine) -> None:
+    wrapped = holding(engines(), op(triggerer, "one"), inner("wait"))
+
+    async def stop() -> None:
+        waiting = asyncio.create_task(fired(wrapped))
+        while not triggerer.wakeups._kept:
+            await asyncio.sleep(0.01)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        await wrapped.cleanup()
+
+    asyncio.run(stop())
+    assert [row["op_id"] for row in triggerer.status()["leases"]] == ["one"]
+
+
+def test_the_trigger_inside_runs_whatever_the_store_does(
+    monkeypatch: pytest.MonkeyPatch, engines: Callable[[], Engine], triggerer: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    wrapped = holding(engines(), op(triggerer, "one"), inner("done"))
+
+    def away(*_: Any, **__: Any) -> None:
+        raise StoreUnavailable("nobody answers")
+
+    monkeypatch.setattr(triggerer.store, "renew", away)
+    assert asyncio.run(fired(wrapped)).payload["event"] == "done"
+    assert "could not be renewed" in caplog.text
