@@ -135,7 +135,7 @@ def test_the_form_fits_airflows_schema_and_3_1_is_told_the_same(hook: Any, monke
     def field(label: str, **words: Any) -> dict[str, Any]:
         return {"label": label, **words}
 
-    fakes = {"StringField": field}, {"any_of": lambda values: list(values)}
+    fakes = {"StringField": field}, {"any_of": list}
     monkeypatch.setitem(__import__("sys").modules, "wtforms", SimpleNamespace(**fakes[0]))
     monkeypatch.setitem(__import__("sys").modules, "wtforms.validators", SimpleNamespace(**fakes[1]))
     widgets = hook.get_connection_form_widgets()
