@@ -123,9 +123,11 @@ def penstock_waiting(claim: Claim, waiting: Waiting) -> None:
 
 @hookspec
 def penstock_granted(lease: Lease, waited_seconds: float) -> None:
-    """A claim was granted in this process; `waited_seconds` counts from its first step here.
+    """A claim was granted; `waited_seconds` counts from when it was queued, by another process perhaps.
 
-    Called once for each lease, before the holder has it, from the thread that stepped the claim. An error is logged.
+    Called once for each grant, in the process that steps the claim first after it, before the holder has the lease, from
+    the thread that steps: not again where others join a run's lease, or take over what a ticket holds. An error is
+    logged.
     """
 
 
