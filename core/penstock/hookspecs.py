@@ -125,8 +125,8 @@ def penstock_waiting(claim: Claim, waiting: Waiting) -> None:
 def penstock_granted(lease: Lease, waited_seconds: float) -> None:
     """A claim was granted; `waited_seconds` counts from when it was queued, by another process perhaps.
 
-    Called once for each grant, in the process that steps the claim first after it, before the holder has the lease, from
-    the thread that steps: not again where others join a run's lease, or take over what a ticket holds. An error is
+    Called once for each grant, in the process that steps the claim first after it, before the holder has the lease,
+    from the thread that steps: not again where others join a run's lease, or take over what a ticket holds. An error is
     logged.
     """
 
