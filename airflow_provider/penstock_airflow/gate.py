@@ -131,7 +131,7 @@ class _Gate:
         asked = engine.request(op_claim).claim
         expected = Standing(within=run_claim.within)
         limited = bool(engine.demands(asked, concurrency, expected) or late_pools(asked, concurrency))
-        way = self._way({**run_claim.pools, **asked.pools})
+        way = self._way(run_claim.pools)
         # The run's lease belongs to the run: no process stands behind it, and any task of the run waits with it.
         run, run_lease = self._wait(run_claim, of_run, way, ticket=True, probed=True)
         if run_lease is None and (way := self._outside(way)) == "reschedule" and runs.end_those_over(engine):
@@ -148,6 +148,7 @@ class _Gate:
             standing = patiently(partial(engine.standing, asked))
             limited = bool(engine.demands(asked, concurrency, standing))
         if limited:
+            way = self._way(asked.pools)
             op, lease = self._wait(op_claim, self._said, way)
             if lease is None:
                 way = self._outside(way)

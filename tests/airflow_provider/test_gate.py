@@ -344,6 +344,15 @@ def test_a_task_whose_claim_somebody_ended_claims_again_from_the_run_on(
     assert labels(other, "leases") == ["airflow/tests dag/run", "airflow/tests dag/run second"]
 
 
+def test_the_pools_of_a_task_do_not_say_how_it_waits_for_its_run(
+    other: Engine, here: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pool for whose slots one waits in the worker, for a moment, kept the worker while the run waited for hours."""
+    settle(monkeypatch, replace(here, waiting_by_pool=(("narrow", "block"),)))
+    other.request(other.run_claim("other/run"), ticket=True, probed=True).step()
+    assert [claim.op_id for claim in claims_of(deferral())] == [None, "task"]
+
+
 def test_where_tasks_run_in_the_scheduling_process_nothing_else_but_to_block_is_possible(
     other: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
