@@ -9,7 +9,7 @@ import json
 import logging
 import sys
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -33,13 +33,13 @@ def configuration() -> Any:
 def connection(conn_id: str) -> Any:
     """Airflow's connection of that id. Raises what `not_found` names when there is none, or whatever Airflow raises.
 
-    In task processes, the dag-processor's children and the triggerer the SDK asks the execution API, from any thread;
-    the API server, the scheduler and the command line read Airflow's database, which only the older door still does.
+    In task processes, the dag-processor's children and the triggerer the SDK asks the execution API; the API server,
+    the scheduler and the command line read Airflow's database, which only the older door still does.
     """
     if hasattr(sys.modules.get("airflow.sdk.execution_time.task_runner"), "SUPERVISOR_COMMS"):
         from airflow.sdk import Connection  # noqa: PLC0415
 
-        return Connection.get(conn_id)
+        return _answered(Connection.async_get(conn_id)) if _loops else Connection.get(conn_id)
     from airflow.models.connection import Connection as StoredConnection  # noqa: PLC0415
 
     return StoredConnection.get_connection_from_secrets(conn_id)
@@ -169,18 +169,37 @@ def after_execution(call: Callable[[BaseException | None], None]) -> bool:
     return True
 
 
-def run_is_alive(dag_id: str, dag_run_id: str, loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether the run exists and is not over, as the execution API says. For any thread of a triggerer but its loop's.
-
-    `loop` is the triggerer's: what asks from elsewhere reads answers that are not its own, and Airflow 3.1 then ends
-    the whole triggerer ("Response read out of order!").
-    """
+def run_is_alive(dag_id: str, dag_run_id: str) -> bool:
+    """Whether the run exists and is not over, as the execution API says. For the threads of a triggerer."""
     from airflow.sdk.execution_time import comms, task_runner  # noqa: PLC0415
 
     question = comms.GetDRCount(dag_id=dag_id, run_ids=[dag_run_id], states=["queued", "running"])
-    asked = asyncio.run_coroutine_threadsafe(task_runner.SUPERVISOR_COMMS.asend(question), loop)
-    count: int = asked.result(ANSWER_SECONDS).count
+    count: int = _answered(task_runner.SUPERVISOR_COMMS.asend(question)).count
     return count > 0
+
+
+def run_is_alive_here(dag_id: str, dag_run_id: str) -> bool:
+    """As `run_is_alive`, for the main thread of a task process: its line to Airflow is no other thread's."""
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance  # noqa: PLC0415
+
+    count: int = RuntimeTaskInstance.get_dr_count(dag_id, run_ids=[dag_run_id], states=["queued", "running"])
+    return count > 0
+
+
+def ask_on(loop: asyncio.AbstractEventLoop) -> None:
+    """Have this triggerer's threads ask Airflow on its event loop.
+
+    What asks from elsewhere reads answers that are not its own, and Airflow 3.1 then ends the whole triggerer
+    ("Response read out of order!").
+    """
+    _loops[:] = [loop]
+
+
+def _answered(question: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run_coroutine_threadsafe(question, _loops[0]).result(ANSWER_SECONDS)
+
+
+_loops: list[asyncio.AbstractEventLoop] = []  # of the triggerer, if this process is one
 
 
 def only_fails(ti: Any) -> bool:

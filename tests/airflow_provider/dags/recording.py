@@ -10,8 +10,11 @@ import uuid
 from pathlib import Path
 
 
-def record(name: str, seconds: float = 1.0) -> None:
-    """Work for `seconds`. The interval is on disk all the while, so that it is known of a killed process, too."""
+def record(name: str, seconds: float = 1.0, until: str | None = None) -> None:
+    """Work for `seconds`, or until there is a file of that name.
+
+    The interval is on disk all the while, so that it is known of a killed process, too.
+    """
     path = Path(os.environ["INTERVALS_FOLDER"]) / f"{uuid.uuid4()}.json"
     draft = path.with_suffix(".draft")
     began = time.monotonic()
@@ -20,7 +23,7 @@ def record(name: str, seconds: float = 1.0) -> None:
         interval = {"name": name, "began": began, "ended": now, "pid": os.getpid(), "supervisor": os.getppid()}
         draft.write_text(json.dumps(interval))
         draft.replace(path)
-        if now >= began + seconds:
+        if now >= began + seconds or (until is not None and Path(until).exists()):
             return
         time.sleep(min(0.05, began + seconds - now))
 

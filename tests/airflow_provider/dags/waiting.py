@@ -11,6 +11,6 @@ for pool in ("away_comes", "away_ends", "away_holds", "away_waits", "shared"):
         @task(pool=pool)
         def work() -> None:
             conf = get_current_context()["dag_run"].conf
-            record(conf["name"], conf["seconds"])
+            record(conf["name"], conf["seconds"], conf.get("until"))
 
         work()
