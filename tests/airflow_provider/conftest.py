@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import pytest
 from airflow_recorded import forget_intervals, recorded
+from airflow_tests_settings import DAGS, SETTINGS, limits_are
 from airflow_trace import Trace
-from penstock import changes, connect
-from penstock.config import Concurrency
+from penstock import connect
 from penstock.demo.airflow_host import AirflowHost
 from penstock.engine import Engine
 from penstock.store.sql import SqlStore
@@ -21,7 +21,6 @@ from proxy import TcpProxy
 from servers import fresh_database, missing
 from sqlalchemy.engine import make_url
 
-DAGS = Path(__file__).with_name("dags")
 AUTHORS_DAG_IDS = ["blocked", "exclusive", "in_rooms", "of_a_team_1", "of_a_team_2", "own_pools", "said_of_tasks"]
 DAG_IDS = [
     *AUTHORS_DAG_IDS,
@@ -36,21 +35,6 @@ DAG_IDS = [
     "withdrawn",
     "within",
 ]
-SETTINGS = {
-    "AIRFLOW__PENSTOCK__POOLS": "api",
-    "AIRFLOW__PENSTOCK__RUN_TAG_KEYS": "team",
-    "AIRFLOW__PENSTOCK__POOL_PER_OP": "own_pools.*",
-    "AIRFLOW__PENSTOCK__SHORT_BLOCK_SECONDS": "1",
-    "AIRFLOW__PENSTOCK__SESSION_TTL_SECONDS": "5",
-    "AIRFLOW__PENSTOCK__RELEASE_WHILE_DEFERRED": "narrow,released,live_deferral_released",
-    "AIRFLOW__PENSTOCK__WAITING_BY_POOL": "*_block=block,*_reschedule=reschedule",
-    "AIRFLOW__CORE__PARALLELISM": "20",
-    # A process that is gone is noticed within seconds, not minutes.
-    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
-    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
-    "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "5",
-    "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "2",
-}
 
 
 class WithoutAirflow(pytest.Module):
@@ -95,12 +79,6 @@ def engine(store_url: str) -> Iterator[Engine]:
 def limits(engine: Engine, request: pytest.FixtureRequest) -> None:
     """The LIMITS of the module are in force."""
     limits_are(engine, request.module.LIMITS)
-
-
-def limits_are(engine: Engine, document: Mapping[str, Any]) -> None:
-    """Put a configuration in force."""
-    version, _ = engine.configuration(fresh=True)
-    changes.apply(engine, Concurrency.from_document(document), expected_version=version)
 
 
 @pytest.fixture(scope="session")

@@ -19,11 +19,12 @@ import pytest
 from airflow_examples import EXCLUDED, FILES, SELECTED
 from airflow_recorded import forget_intervals, recorded
 from airflow_tables import table
-from conftest import DAGS, SETTINGS
+from airflow_tests_settings import DAGS, SETTINGS
 from intervals import most_at_once
 from penstock.demo.airflow_host import AirflowHost
 from penstock.demo.processes import HostFailed, free_port
 from penstock.engine import Engine
+from penstock.report import leases
 from servers import fresh_database
 
 pytestmark = pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
@@ -152,8 +153,7 @@ def _beside_another(story: Story, second: AirflowHost, first: AirflowHost, engin
             host.trigger("shared", run_id, {"name": "both", "seconds": 3})
 
     def both_hold() -> bool:
-        holders = {row["claim"].split()[0] for row in engine.status()["leases"]} if engine.status()["leases"] else set()
-        return {"airflow/tests", "airflow/second"} <= holders
+        return {row.claim.deployment for row in leases(engine.snapshot()) if row.claim.pools} == {"tests", "second"}
 
     second.processes.wait_for("both hold something", both_hold, seconds=60)
     penstock = Path(sys.executable).with_name("penstock")

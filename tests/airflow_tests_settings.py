@@ -1,0 +1,34 @@
+"""The settings of the Airflows that the tests start, and how limits are put in force beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from penstock import changes
+from penstock.config import Concurrency
+from penstock.engine import Engine
+
+DAGS = Path(__file__).parent / "airflow_provider" / "dags"
+SETTINGS = {
+    "AIRFLOW__PENSTOCK__POOLS": "api",
+    "AIRFLOW__PENSTOCK__RUN_TAG_KEYS": "team",
+    "AIRFLOW__PENSTOCK__POOL_PER_OP": "own_pools.*",
+    "AIRFLOW__PENSTOCK__SHORT_BLOCK_SECONDS": "1",
+    "AIRFLOW__PENSTOCK__SESSION_TTL_SECONDS": "5",
+    "AIRFLOW__PENSTOCK__RELEASE_WHILE_DEFERRED": "narrow,released,live_deferral_released",
+    "AIRFLOW__PENSTOCK__WAITING_BY_POOL": "*_block=block,*_reschedule=reschedule",
+    "AIRFLOW__CORE__PARALLELISM": "20",
+    # A process that is gone is noticed within seconds, not minutes.
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
+    "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "5",
+    "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "2",
+}
+
+
+def limits_are(engine: Engine, document: Mapping[str, Any]) -> None:
+    """Put a configuration in force."""
+    version, _ = engine.configuration(fresh=True)
+    changes.apply(engine, Concurrency.from_document(document), expected_version=version)
