@@ -7,6 +7,7 @@ import functools
 import inspect
 import json
 import logging
+import os
 import sys
 import urllib.request
 from collections.abc import Callable, Coroutine, Mapping
@@ -24,10 +25,22 @@ FAIL_METHOD = "__fail__"  # Airflow's own next_method for a task whose trigger f
 
 
 def configuration() -> Any:
-    """Airflow's configuration parser."""
+    """Airflow's configuration parser.
+
+    Airflow 3.1 hears of providers' options late, if at all: until then it would pass over the command or the secret
+    that gives the store's URL, and nothing would be limited.
+    """
     from airflow.configuration import conf  # noqa: PLC0415  # the policy module must stay light
 
+    conf.sensitive_config_values.add(("penstock", "store_url"))
     return conf
+
+
+def named_options(section: str) -> set[str]:
+    """The options of a section that somebody has set, in Airflow's file or by a variable, `_cmd` and `_secret` too."""
+    prefix, parser = f"AIRFLOW__{section.upper()}__", configuration()
+    names = {variable.removeprefix(prefix).lower() for variable in os.environ if variable.startswith(prefix)}
+    return names | set(parser.options(section) if parser.has_section(section) else ())
 
 
 def connection(conn_id: str) -> Any:
