@@ -74,6 +74,21 @@ def plain(lines: list[str]) -> list[str]:
     return [line.strip() for line in lines]
 
 
+def rewrite(page: str, shown: list[tuple[Example, list[str]]]) -> None:
+    """Put under each command of the page what it printed."""
+    path, parts, outputs = ROOT / page, [], iter(shown)
+    in_console = False
+    for line in path.read_text().splitlines():
+        if line.startswith("```"):
+            in_console = line == "```console"
+            parts.append(line)
+        elif not in_console:
+            parts.append(line)
+        elif line.startswith("$ "):
+            parts += [line, *(each.rstrip() for each in next(outputs)[1])]
+    path.write_text("\n".join(parts) + "\n")
+
+
 class Shell:
     """Runs commands one by one in a folder that they know as `/srv`; what goes on behind (`&`) ends with it."""
 

@@ -9,11 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType
 from typing import Any, TypeVar
 
-from airflow.sdk import DAG, BaseOperator, TaskGroup
-from airflow.sdk.definitions.asset.decorators import AssetDefinition, MultiAssetDefinition
-from airflow.sdk.definitions.decorators.task_group import _TaskGroupFactory
-from airflow.sdk.definitions.mappedoperator import MappedOperator, OperatorPartial
-from airflow.sdk.definitions.xcom_arg import PlainXComArg
 from penstock.claim import PoolsLike
 from penstock.errors import ClaimError
 from penstock.settings import OnBlocked
@@ -85,32 +80,33 @@ def _with_slots(pools: tuple[PoolsLike, ...], slots: int | str | None) -> tuple[
 
 def _limit(target: Any, said: Said) -> Any:
     """The target under limits: operators, groups and DAGs as they are, decorated functions as copies."""
-    if isinstance(target, PlainXComArg):  # what a call of a @task function gives
-        _limit(target.operator, said)
-        return target
-    if isinstance(target, BaseOperator | MappedOperator):
-        _no_run_words(said, target.task_id)
-        if said_of(target) is not None:
-            raise _twice(target.task_id)
-        setattr(target, MARK, said)
-        return target
-    if isinstance(target, DAG | TaskGroup):
-        _mark(target, said)
-        return target
-    if isinstance(target, AssetDefinition | MultiAssetDefinition):
-        function = target._function  # the DAG and its task exist already, and the task runs this very function
-        _no_run_words(said, function.__name__)
-        _mark(getattr(function, "function", function), said)
-        return target
-    if isinstance(target, OperatorPartial):
-        raise TypeError(f"{target!r} is no task yet; put limited(…) around the result of its expand()")
-    if isinstance(target, _TaskGroupFactory) or getattr(target, "_airflow_is_task_decorator", False):
-        decorated = target.override()
-        decorated.function = decorated.__wrapped__ = _limited_function(target.function, said)
-        return decorated
-    if callable(target) and not inspect.isclass(target):
-        return _limited_function(target, said)
-    raise TypeError(f"limited takes no {type(target).__name__} ({target!r}); {_PLACES}")
+    match compatibility.kind_of(target):
+        case "task":
+            _no_run_words(said, target.task_id)
+            if said_of(target) is not None:
+                raise _twice(target.task_id)
+            setattr(target, MARK, said)
+        case "result":
+            _limit(target.operator, said)
+        case "group" | "dag":
+            _mark_around(target, said)
+        case "asset":  # its DAG and its task exist already, and the task runs this very function
+            function = getattr(target._function, "function", target._function)
+            _no_run_words(said, function.__name__)
+            if hasattr(function, MARK):
+                raise _twice(function.__name__)
+            setattr(function, MARK, said)
+        case "decorated":
+            decorated = target.override()
+            decorated.function = decorated.__wrapped__ = _limited_function(target.function, said)
+            return decorated
+        case "function":
+            return _limited_function(target, said)
+        case "partial":
+            raise TypeError(f"{target!r} is no task yet; put limited(…) around the result of its expand()")
+        case None:
+            raise TypeError(f"limited takes no {type(target).__name__} ({target!r}); {_PLACES}")
+    return target
 
 
 def _limited_function(function: Any, said: Said) -> Any:
@@ -137,7 +133,7 @@ def _dag_factory(function: Any, said: Said) -> Any:
     @functools.wraps(function)
     def factory(*args: Any, **kwargs: Any) -> Any:
         dag = function(*args, **kwargs)
-        _mark(dag, said)
+        _mark_around(dag, said)
         return dag
 
     return factory
@@ -152,7 +148,7 @@ def _body(function: Any, said: Said) -> Any:
         if group is not None:
             if group.children:
                 raise TypeError(f"{function.__name__} is under @limited and is called as a plain function; {_PLACES}")
-            _mark(group.dag if group.is_root else group, said)
+            _mark_around(group.dag if group.is_root else group, said)
         return function(*args, **kwargs)
 
     return body
@@ -167,10 +163,11 @@ def _copy(function: FunctionType) -> FunctionType:
     return copied
 
 
-def _mark(target: Any, said: Said) -> None:
-    name = getattr(target, "dag_id", None) or getattr(target, "group_id", None) or getattr(target, "__name__", None)
-    if isinstance(target, TaskGroup):
-        _no_run_words(said, target.group_id)
+def _mark_around(target: Any, said: Said) -> None:
+    """Say it of a task group or a DAG."""
+    name = target.group_id if (is_group := hasattr(target, "group_id")) else target.dag_id
+    if is_group:
+        _no_run_words(said, name)
     if hasattr(target, MARK):
         raise _twice(name)
     setattr(target, MARK, said)

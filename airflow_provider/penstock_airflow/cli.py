@@ -36,12 +36,14 @@ def get_cli_commands() -> list[Any]:
 
 def run(arguments: Any) -> None:
     """Run `penstock` and end with its exit code."""
+    import logging  # noqa: PLC0415
     import os  # noqa: PLC0415
     import sys  # noqa: PLC0415
 
     from penstock.cli import main  # noqa: PLC0415
     from penstock.errors import PenstockError  # noqa: PLC0415
 
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # Airflow's logging would tell each step of an upgrade
     words = list(arguments.command)
     store = None
     if words and words[0] not in STORELESS:

@@ -11,7 +11,7 @@ import sys
 import urllib.request
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 from penstock.errors import ClaimError
 
@@ -178,6 +178,14 @@ def run_is_alive(dag_id: str, dag_run_id: str) -> bool:
     return count > 0
 
 
+def run_is_alive_here(dag_id: str, dag_run_id: str) -> bool:
+    """As `run_is_alive`, for the main thread of a task process: its line to Airflow is no other thread's."""
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance  # noqa: PLC0415
+
+    count: int = RuntimeTaskInstance.get_dr_count(dag_id, run_ids=[dag_run_id], states=["queued", "running"])
+    return count > 0
+
+
 def ask_on(loop: asyncio.AbstractEventLoop) -> None:
     """Have this triggerer's threads ask Airflow on its event loop.
 
@@ -255,6 +263,38 @@ def _resume(
     if method is None:
         return task.execute(context=context)
     return task.resume_execution(method, _decoded(json.loads(arguments or "{}")), context)
+
+
+Kind = Literal["task", "partial", "result", "decorated", "group", "dag", "asset", "function"]
+
+
+def kind_of(target: Any) -> Kind | None:
+    """What a DAG's author has in hand; None for what is no part of a DAG. A plain function may become any of them.
+
+    `partial` is what has not been expanded yet, `result` what a call of a `@task` function gives, `decorated` such a
+    function itself or one under `@task_group`.
+    """
+    from airflow.sdk import DAG, BaseOperator, TaskGroup  # noqa: PLC0415
+    from airflow.sdk.definitions.asset.decorators import AssetDefinition, MultiAssetDefinition  # noqa: PLC0415
+    from airflow.sdk.definitions.decorators.task_group import _TaskGroupFactory  # noqa: PLC0415
+    from airflow.sdk.definitions.mappedoperator import MappedOperator, OperatorPartial  # noqa: PLC0415
+    from airflow.sdk.definitions.xcom_arg import PlainXComArg  # noqa: PLC0415
+
+    kinds: list[tuple[Kind, Any]] = [
+        ("task", BaseOperator | MappedOperator),
+        ("partial", OperatorPartial),
+        ("result", PlainXComArg),
+        ("decorated", _TaskGroupFactory),
+        ("group", TaskGroup),
+        ("dag", DAG),
+        ("asset", AssetDefinition | MultiAssetDefinition),
+    ]
+    for kind, classes in kinds:
+        if isinstance(target, classes):
+            return kind
+    if getattr(target, "_airflow_is_task_decorator", False):
+        return "decorated"
+    return "function" if callable(target) and not inspect.isclass(target) else None
 
 
 def is_dag_factory(function: Any) -> bool:

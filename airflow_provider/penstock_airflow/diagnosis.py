@@ -106,8 +106,11 @@ def _settings(name: str) -> Part:
         remedy = f"did you mean {near[0]}?" if near else "take it out: nothing reads it"
         return Part(name, State.WARNING, f"[{SECTION}] {unknown[0]} is no setting of Penstock", remedy)
     source = "store_url" if here.store_url else f"the connection {here.conn_id}" if here.conn_id else "nowhere"
-    facts = {"deployment": here.deployment, "store_from": source}
-    return Part(name, State.OK, f"deployment {here.deployment}, the store from {source}", facts=facts)
+    detail = f"deployment {here.deployment}, the store from {source}, enforcement {here.enforcement}"
+    facts = {"deployment": here.deployment, "store_from": source, "enforcement": here.enforcement}
+    if here.enforcement == "enforce":
+        return Part(name, State.OK, detail, facts=facts)
+    return Part(name, State.WARNING, f"{detail}: nothing waits", "set it to enforce when you have seen enough", facts)
 
 
 def _triggerer(name: str) -> Part:
@@ -120,7 +123,10 @@ def _triggerer(name: str) -> Part:
         return Part(name, State.OK, "one is running")
     if not installation.store_is_configured():
         return Part(name, State.INACTIVE, "none is running, and none is needed without a store")
-    return Part(name, State.FAULT, "none is running: a task that defers to wait never comes back", "start one")
+    if Installation.configured().waiting == "defer":
+        detail = "none is running: tasks that have to wait are rescheduled instead"
+        return Part(name, State.WARNING, detail, "start `airflow triggerer`")
+    return Part(name, State.INACTIVE, "none is running, and none is needed as tasks wait here")
 
 
 def _options() -> dict[str, Any]:

@@ -17,7 +17,7 @@ from penstock.errors import LeaseLost, PenstockError, Skipped, StoreUnavailable,
 from penstock.report import describe
 from penstock.rules import Standing, late_pools
 
-from penstock_airflow import claims, compatibility, limits, policy, telling
+from penstock_airflow import claims, compatibility, limits, policy, runs, telling
 from penstock_airflow.installation import Installation, engine, installation, patiently
 from penstock_airflow.trigger import HoldingTrigger, PenstockTrigger
 from penstock_airflow.ways import Way, is_released, way_of
@@ -66,6 +66,9 @@ def enter(context: Any) -> None:
         _tell_unlimited(context, error)
     except Skipped as error:
         raise compatibility.skipped(f"Penstock: {error}") from error
+    finally:
+        if not _held:
+            _leave_store(here)
 
 
 def leave(error: BaseException | None = None) -> None:
@@ -86,11 +89,23 @@ def leave(error: BaseException | None = None) -> None:
         log.warning("Penstock: the slots could not be given back, they are freed when they expire: %s", away)
 
 
+def _leave_store(here: Installation) -> None:
+    """End this process's session: it holds nothing, or leaves the worker."""
+    try:
+        engine().close()
+    except StoreUnavailable as away:
+        seconds = here.session_ttl_seconds
+        log.info(
+            "Penstock: the store could not be told that this process leaves, it notices in %g s: %s", seconds, away
+        )
+
+
 class _Gate:
     def __init__(self, here: Installation, engine: Engine, context: Any, said: limits.Limits) -> None:
         self._here, self._engine, self._context, self._said = here, engine, context, said
         deferred_since = compatibility.deferred_since(context["ti"])
         self._waited = deferred_since is not None
+        self._interrupted = compatibility.interrupted_call(context["ti"])
         self._entered = self._began = time.monotonic()
         if deferred_since is not None:
             self._began -= max(0.0, time.time() - deferred_since)
@@ -109,6 +124,8 @@ class _Gate:
         way = self._way({**run_claim.pools, **asked.pools})
         # The run's lease belongs to the run: no process stands behind it, and any task of the run waits with it.
         run, run_lease = self._wait(run_claim, of_run, way, ticket=True, probed=True)
+        if run_lease is None and (way := self._outside(way)) == "reschedule" and runs.end_those_over(engine):
+            run, run_lease = self._wait(run_claim, of_run, way, ticket=True, probed=True)
         if run_lease is None:
             ends = math.inf if of_run.wait_timeout_seconds is None else run.started_at + of_run.wait_timeout_seconds
             self._leave_worker(way, [run_claim, op_claim] if limited else [run_claim], run_ends=ends)
@@ -123,6 +140,7 @@ class _Gate:
         if limited:
             op, lease = self._wait(op_claim, self._said, way)
             if lease is None:
+                way = self._outside(way)
                 placed = replace(op_claim, claim_id=self._hand_over(op, way))
                 self._leave_worker(way, [run_claim, placed])
             self._hold(lease)
@@ -133,6 +151,19 @@ class _Gate:
         if compatibility.in_one_process():
             return "block"  # there is neither triggerer nor scheduler
         return way_of(pools, otherwise=self._here.waiting, by_pool=self._here.waiting_by_pool)
+
+    def _outside(self, way: Way) -> Way:
+        """How to wait outside of the worker, where the way that is wished for is not possible."""
+        if way == "defer" and not self._interrupted and compatibility.triggerer_runs() is False:
+            log.warning(
+                "Penstock: no triggerer runs, so the task is rescheduled instead of deferred; start `airflow "
+                "triggerer`, or set [penstock] waiting = reschedule"
+            )
+            way = "reschedule"
+        if way == "reschedule" and self._interrupted:
+            log.info("Penstock: not rescheduled but deferred: Airflow would forget where this operator is to go on")
+            way = "defer"
+        return way
 
     def _hold(self, lease: Lease) -> None:
         if lease.unlimited:
@@ -204,20 +235,6 @@ class _Gate:
 
         `run_ends` (monotonic): when the run has waited long enough.
         """
-        interrupted = compatibility.interrupted_call(self._context["ti"])
-        try:
-            self._engine.close()
-        except StoreUnavailable as away:
-            log.info("Penstock: the store does not hear that this process leaves, it will notice: %s", away)
-        if way == "defer" and not interrupted and compatibility.triggerer_runs() is False:
-            log.warning(
-                "Penstock: no triggerer runs, so the task is rescheduled instead of deferred; start `airflow "
-                "triggerer`, or set [penstock] waiting = reschedule"
-            )
-            way = "reschedule"
-        if way == "reschedule" and interrupted:
-            log.info("Penstock: not rescheduled but deferred: Airflow would forget where this operator is to go on")
-            way = "defer"
         if way == "reschedule":
             seconds = self._here.reschedule_seconds
             log.info("Penstock: rescheduled, the worker is free meanwhile; the next look is in %g s", seconds)
@@ -232,7 +249,7 @@ class _Gate:
                 until=None if left == math.inf else now + left,
             ),
             method_name=compatibility.RESUME_METHOD,
-            kwargs={"since": now - (time.monotonic() - self._began), **interrupted},
+            kwargs={"since": now - (time.monotonic() - self._began), **self._interrupted},
             timeout=None if left == math.inf else timedelta(seconds=max(0.0, left) + TIMEOUT_MARGIN_SECONDS),
         )
 

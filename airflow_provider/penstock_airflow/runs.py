@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from penstock.hooks import installed_plugins
 from penstock.hookspecs import hookimpl
@@ -11,8 +13,16 @@ from penstock.store.contract import ClaimRow
 
 from penstock_airflow import claims, compatibility, installation
 
+if TYPE_CHECKING:
+    from penstock.engine import Engine
+
 log = logging.getLogger("penstock.airflow")
 PATIENCE_SECONDS = 20.0  # the dag-processor kills the whole parse of a file after 50 s
+ASK_SECONDS = 30.0
+"""How long a run is left alone after it was granted, and after each question about it. Most runs end by their callbacks
+before; the first question that a triggerer's child asks has its parent load the whole API server, which takes seconds
+in which no trigger of that triggerer goes on.
+"""
 
 
 def end(context: Any) -> None:
@@ -38,16 +48,49 @@ def watch() -> None:
         installed_plugins().register(_Probe(), __name__)
 
 
+def end_those_over(engine: Engine) -> int:
+    """Ask about the runs that hold a lease, from a task that waits for one and is about to leave; how many are over.
+
+    For an installation whose triggerer has nothing to do, or that has none. Only the main thread may ask.
+    """
+
+    def is_alive(row: ClaimRow) -> bool | None:
+        since = (row.granted_at or row.enqueued_at) / 1_000_000
+        return _asked(row, compatibility.run_is_alive_here) if time.time() - since > ASK_SECONDS else None
+
+    return engine.probe(is_alive)
+
+
+def _asked(row: ClaimRow, ask: Callable[[str, str], bool]) -> bool | None:
+    """What Airflow says of a run. None for what is not this installation's, or cannot be told now."""
+    run = row.claim
+    if (run.host, run.deployment) != (claims.HOST, installation.installation().deployment) or run.run_id is None:
+        return None
+    dag_id, _, dag_run_id = run.run_id.partition("/")
+    try:
+        return ask(dag_id, dag_run_id)
+    except Exception as error:  # whatever Airflow raises: a question without an answer frees nothing
+        log.warning("Penstock: Airflow does not say whether %s is over: %s", run.run_id, error)
+        return None
+
+
 class _Probe:
+    def __init__(self) -> None:
+        self._ask_at: dict[str, float] = {}  # by run, monotonic
+
     @hookimpl
     def penstock_holder_alive(self, claim: ClaimRow) -> bool | None:
-        """None for what is not this installation's, or cannot be told now."""
-        run = claim.claim
-        if (run.host, run.deployment) != (claims.HOST, installation.installation().deployment) or run.run_id is None:
-            return None
-        dag_id, _, dag_run_id = run.run_id.partition("/")
-        try:
-            return compatibility.run_is_alive(dag_id, dag_run_id)
-        except Exception as error:  # whatever Airflow raises: a question without an answer frees nothing
-            log.warning("Penstock: Airflow does not say whether %s is over: %s", run.run_id, error)
-            return None
+        """None for what is not this installation's, cannot be told now, or was asked about a moment ago."""
+        due = self._is_due(claim.claim.claim_id, since=(claim.granted_at or claim.enqueued_at) / 1_000_000)
+        return _asked(claim, compatibility.run_is_alive) if due else None
+
+    def _is_due(self, claim_id: str, *, since: float) -> bool:
+        """Whether to ask now about a run that has stood in the store `since` (seconds since 1970)."""
+        now = time.monotonic()
+        due = self._ask_at.setdefault(claim_id, now + max(0.0, since + ASK_SECONDS - time.time()))
+        if now < due:
+            return False
+        self._ask_at[claim_id] = now + ASK_SECONDS
+        for gone in [other for other, at in self._ask_at.items() if at < now - 2 * ASK_SECONDS]:
+            del self._ask_at[gone]  # no longer in the store, or it would have been asked about
+        return True

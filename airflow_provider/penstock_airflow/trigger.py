@@ -132,26 +132,15 @@ class HoldingTrigger(BaseTrigger):  # type: ignore[misc,unused-ignore]  # as abo
         ours = {"penstock_claim": self._claim, "penstock_trigger": self._path}
         return f"{type(self).__module__}.{type(self).__qualname__}", ours | self.inner.serialize()[1]
 
-    @property
-    def task_instance(self) -> Any:
-        """As the triggerer sets it."""
-        return BaseTrigger.task_instance.fget(self)
-
-    @task_instance.setter
-    def task_instance(self, value: Any) -> None:
-        BaseTrigger.task_instance.fset(self, value)
-        self.inner.task_instance = value
-
     def render_template_fields(self, *args: Any, **kwargs: Any) -> None:
         """Those of the trigger inside."""
+        self._tell_inner()
         self.inner.render_template_fields(*args, **kwargs)
 
     async def run(self) -> AsyncIterator[Any]:
         """Run the trigger inside. Whatever the store does, it runs."""
         runs.watch()
-        for name in ("trigger_id", "triggerer_job_id", "timeout_after"):  # what the triggerer tells its triggers
-            if hasattr(self, name):
-                setattr(self.inner, name, getattr(self, name))
+        self._tell_inner()
         claim = Claim.from_dict(json.loads(self._claim))
         keeping = asyncio.create_task(self._keep(claim))
         try:
@@ -178,6 +167,12 @@ class HoldingTrigger(BaseTrigger):  # type: ignore[misc,unused-ignore]  # as abo
                 await on_kill()
         finally:
             await self._release(Claim.from_dict(json.loads(self._claim)))
+
+    def _tell_inner(self) -> None:
+        """Pass on what the triggerer tells its triggers."""
+        for name in ("task_instance", "trigger_id", "triggerer_job_id", "timeout_after"):
+            if hasattr(self, name):
+                setattr(self.inner, name, getattr(self, name))
 
     async def _keep(self, claim: Claim) -> None:
         context = copy_context()

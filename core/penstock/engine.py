@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from penstock.circles import Link
     from penstock.decision import Reason
     from penstock.hookspecs import Why
-    from penstock.store.contract import Snapshot, Store, Swept
+    from penstock.store.contract import ClaimRow, Snapshot, Store, Swept
 
 log = logging.getLogger("penstock.engine")
 T = TypeVar("T")
@@ -521,19 +521,28 @@ class Engine:
         ended, swept = self.probe(), self._sweep()
         return {"expired": len(swept.expired), "runs_ended": ended, **self.prune()}
 
-    def probe(self) -> int:
-        """Ask the hosts about runs that no process stands behind; end the leases of those that are over. How many."""
-        if not self.hook.penstock_holder_alive.get_hookimpls():
-            return 0
+    def probe(self, is_alive: Callable[[ClaimRow], bool | None] | None = None) -> int:
+        """Ask the hosts about runs that no process stands behind; end the leases of those that are over. How many.
+
+        `is_alive` answers instead of the plugins: True, False, or None for what it cannot tell.
+        """
+        if is_alive is None:
+            if not self.hook.penstock_holder_alive.get_hookimpls():
+                return 0
+            is_alive = self._plugins_say
         ended, snapshot = 0, self.store.snapshot()
         now = snapshot.now
         for row in snapshot.claims:
-            if row.probed and self.hook.penstock_holder_alive(claim=row) is False:
+            if row.probed and is_alive(row) is False:
                 reason = "the host says that the run is over"
                 if self.store.end(row.claim.claim_id, reason=reason):
                     ended += 1
                     self.hook.penstock_expired(claim=row.claim, held_seconds=row.held_seconds(now), reason=reason)
         return ended
+
+    def _plugins_say(self, row: ClaimRow) -> bool | None:
+        answer: bool | None = self.hook.penstock_holder_alive(claim=row)
+        return answer
 
     # -- looking, and the end ----------------------------------------------------------------------------------------
 

@@ -373,6 +373,7 @@ def test_a_task_that_does_not_wait_is_skipped_or_fails(other: Engine, monkeypatc
     with pytest.raises(Blocked, match=why):
         gate.enter(context("second"))
     assert not other.status()["waiters"]
+    assert not other.status()["sessions"][1:], "the worker's session is closed"
 
 
 def test_a_skipped_run_is_skipped_by_each_of_its_tasks(other: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

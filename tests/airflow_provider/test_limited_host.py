@@ -37,10 +37,10 @@ RUNS: dict[tuple[str, str], dict[str, Any]] = {
 LIMITS = {
     "pools": {
         "default_limit": 1,
-        "limits": {"database": 2, "shut": 0, "rooms": {"limit": 1, "granularity": "run"}},
+        "limits": {"database": 2, "narrow": 1, "shut": 0, "rooms": {"limit": 1, "granularity": "run"}},
     },
     "runs": {
-        "max_concurrent_runs": 20,
+        "max_concurrent_runs": len(RUNS) + 1,
         "tag_concurrency_limits": [{"key": "team", "value": "analytics", "limit": 1}],
     },
 }

@@ -176,7 +176,8 @@ def test_the_command_line_knows_the_store_and_the_parts(host: AirflowHost) -> No
     names = ("policy", "task runner", "plugin", "provider", "connection type", "trigger", "settings", "triggerer")
     assert {parts[f"airflow {name}"][0] for name in names} == {"ok"}
     assert parts["airflow triggerer"][1] == "one is running"
-    assert parts["airflow settings"][1] == "deployment operated, the store from the connection limits"
+    settings = "deployment operated, the store from the connection limits, enforcement enforce"
+    assert parts["airflow settings"][1] == settings
     assert "(from [penstock] of Airflow)" in parts["store"][1]
 
 

@@ -157,10 +157,10 @@ def test_a_deferred_task_that_a_user_ends_leaves_the_queue(host: AirflowHost, en
     host.processes.wait_for("one waits", lambda: len(waiters_for(engine, "withdrawn")) == 1, seconds=60)
     (waits,) = waiters_for(engine, "withdrawn")
 
-    def deferred() -> bool:
-        return states(host, "withdrawn", state)[waits] == "deferred"
+    def is_taken_up() -> bool:
+        return " starting" in host.task_log("withdrawn", state, waits)
 
-    host.processes.wait_for("it is deferred", deferred, seconds=60)
+    host.processes.wait_for("the triggerer waits for it", is_taken_up, seconds=60)
     host.mark_task("withdrawn", state, waits, state)
     host.processes.wait_for("it has left", lambda: not waiters_for(engine, "withdrawn"), seconds=20)
     host.mark_run("withdrawn", state, "failed")

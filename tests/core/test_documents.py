@@ -15,7 +15,7 @@ from typing import Any
 import penstock
 import pytest
 from click.testing import CliRunner
-from pages import ROOT, Example, Shell, blocks, examples, plain, shell
+from pages import ROOT, Example, Shell, blocks, examples, plain, rewrite, shell
 from penstock import changes
 from penstock.cli import COMMANDS
 from penstock.cli import penstock as cli
@@ -107,24 +107,9 @@ def test_every_command_prints_what_the_page_shows(terminal: Shell, tmp_path: Pat
             else:
                 shown.append((example, terminal.run(example.command)))
     if os.environ.get("PENSTOCK_TEST_REWRITE_PAGES"):
-        _rewrite(shown)
+        rewrite(COMMAND_LINE, shown)
     for example, output in shown:
         assert plain(output) == plain(example.output), example.command
-
-
-def _rewrite(shown: list[tuple[Example, list[str]]]) -> None:
-    """Put under each command what it printed."""
-    path, parts, outputs = ROOT / COMMAND_LINE, [], iter(shown)
-    in_console = False
-    for line in path.read_text().splitlines():
-        if line.startswith("```"):
-            in_console = line == "```console"
-            parts.append(line)
-        elif not in_console:
-            parts.append(line)
-        elif line.startswith("$ "):
-            parts += [line, *(each.rstrip() for each in next(outputs)[1])]
-    path.write_text("\n".join(parts) + "\n")
 
 
 def test_the_page_has_every_command() -> None:

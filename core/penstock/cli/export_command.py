@@ -50,7 +50,7 @@ def airflow_pools(store_url: str | None, output: str | None, slots: str, default
         Path(output).write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise click.FileError(output, error.strerror) from None
-    click.echo(f"{shown(output)}: {len(pools)} pools", err=True)
+    click.echo(f"{shown(output)}: {len(pools)} pool{'' if len(pools) == 1 else 's'}", err=True)
 
 
 def _airflow_pools(concurrency: Concurrency, *, wide: bool) -> dict[str, dict[str, Any]]:

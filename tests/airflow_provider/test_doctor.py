@@ -1,0 +1,107 @@
+"""What the doctor says of an Airflow's parts that are not sound; that all are found is shown on a real one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from penstock.diagnosis import State
+from penstock_airflow import compatibility, diagnosis, installation
+
+
+@pytest.fixture(autouse=True)
+def configured(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("AIRFLOW__PENSTOCK__STORE_URL", "sqlite:////srv/penstock.db")
+    monkeypatch.setattr(compatibility, "living_triggerer", lambda: True)
+    installation.store_is_configured.cache_clear()
+    yield
+    installation.store_is_configured.cache_clear()
+
+
+def parts() -> dict[str, Any]:
+    return {part.name.removeprefix("airflow "): part for part in diagnosis.parts()}
+
+
+def test_all_are_found() -> None:
+    found = parts()
+    assert {name: part.state for name, part in found.items()} == dict.fromkeys(found, State.OK)
+    assert len(found) == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "part", "state", "detail"),
+    [
+        ("policies", set(), "policy", State.FAULT, "Airflow does not call it: no task is limited"),
+        ("knows_task_runner", False, "task runner", State.WARNING, "not known to this Penstock"),
+        ("loaded_plugins", (set(), {}), "plugin", State.WARNING, "not loaded (Airflow does not find it)"),
+        (
+            "loaded_plugins",
+            (set(), {"penstock_airflow.plugin": "no module x"}),
+            "plugin",
+            State.WARNING,
+            "not loaded (no module x)",
+        ),
+        ("living_triggerer", False, "triggerer", State.WARNING, "none is running: tasks that have to wait are resched"),
+    ],
+)
+def test_what_is_not_sound(
+    monkeypatch: pytest.MonkeyPatch, name: str, answer: Any, part: str, state: State, detail: str
+) -> None:
+    monkeypatch.setattr(compatibility, name, lambda: answer)
+    found = parts()[part]
+    assert (found.state, found.detail[: len(detail)]) == (state, detail)
+    assert found.remedy
+
+
+def test_no_triggerer_is_needed_where_nobody_defers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compatibility, "living_triggerer", lambda: False)
+    monkeypatch.setenv("AIRFLOW__PENSTOCK__WAITING", "block")
+    assert parts()["triggerer"].state is State.INACTIVE
+
+
+def test_what_cannot_be_looked_at_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> Any:
+        raise RuntimeError("no database here")
+
+    for name in ("policies", "living_triggerer"):
+        monkeypatch.setattr(compatibility, name, broken)
+    found = parts()
+    assert len(found) == 8
+    assert (found["policy"].state, found["policy"].detail) == (
+        State.FAULT,
+        "cannot be looked at: RuntimeError: no database here",
+    )
+    assert found["triggerer"].state is State.WARNING
+    assert "cannot be seen from here" in found["triggerer"].detail
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "state", "detail", "remedy"),
+    [
+        ("waiting", "sit", State.FAULT, "[penstock] waiting: 'sit': one of defer", "correct it for every component"),
+        ("short_block_second", "3", State.WARNING, "[penstock] short_block_second is no setting", "did you mean short"),
+        (
+            "enforcement",
+            "observe",
+            State.WARNING,
+            "deployment airflow, the store from store_url, enforcement observe",
+            "",
+        ),
+    ],
+)
+def test_settings_that_are_wrong(
+    monkeypatch: pytest.MonkeyPatch, option: str, value: str, state: State, detail: str, remedy: str
+) -> None:
+    monkeypatch.setenv(f"AIRFLOW__PENSTOCK__{option.upper()}", value)
+    found = parts()["settings"]
+    assert found.state is state
+    assert found.detail.startswith(detail)
+    assert (found.remedy or "").startswith(remedy)
+
+
+def test_without_a_store_it_is_inactive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AIRFLOW__PENSTOCK__STORE_URL")
+    monkeypatch.setattr(compatibility, "living_triggerer", lambda: False)
+    found = parts()
+    assert (found["policy"].state, found["triggerer"].state) == (State.INACTIVE, State.INACTIVE)
