@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 import pytest
 from airflow_recorded import forget_intervals, recorded
@@ -45,6 +48,8 @@ class Ran:
     tries: Mapping[str, set[int]]
     work: Mapping[str, list[Interval]]
     events: list[HistoryRow]
+    last_end: Mapping[str, float]
+    """DAG → the end of the last of its tasks that was in a worker, in seconds since 1970."""
 
     def log(self, dag_id: str, task_id: str, run_id: str = RUN_ID) -> str:
         return self.host.task_log(dag_id, run_id, task_id)
@@ -89,6 +94,7 @@ def ran(started_host: AirflowHost, limits: None, engine: Engine, intervals_folde
         for dag_id, end in ENDS.items():
             host.wait_for_runs(dag_id, [RUN_ID], seconds=180, expected=end)
         host.wait_for_runs("way_skipped_run", ["skipped"], seconds=60)
+        host.processes.wait_for("the slots are back", lambda: not _runs_that_hold(engine), seconds=60)
     tasks = {dag_id: host.task_instances(dag_id, RUN_ID) for dag_id in ENDS}
     tasks["skipped"] = host.task_instances("way_skipped_run", "skipped")
     work: dict[str, list[Interval]] = {}
@@ -101,7 +107,16 @@ def ran(started_host: AirflowHost, limits: None, engine: Engine, intervals_folde
         tries={dag_id: {task["try_number"] for task in of_dag} for dag_id, of_dag in tasks.items()},
         work={name: sorted(intervals) for name, intervals in work.items()},
         events=list(engine.store.history(since=began)),
+        last_end={dag_id: max(ends) for dag_id, of_dag in tasks.items() if (ends := list(map(_end, of_dag)))},
     )
+
+
+def _end(task: Mapping[str, Any]) -> float:
+    return datetime.fromisoformat(task["end_date"]).timestamp()
+
+
+def _runs_that_hold(engine: Engine) -> list[str]:
+    return [row["run_id"] for row in engine.status()["leases"] if row["kind"] == "run"]
 
 
 @pytest.mark.parametrize("way", ["defer", "reschedule", "block"])
@@ -179,3 +194,16 @@ def test_a_deferred_task_that_a_user_ends_leaves_the_queue(ran: Ran) -> None:
     assert ran.states["withdrawn"] == {"waits": "success"}
     assert ran.seen("withdrawn", Event.WITHDRAWN) == 1
     assert "withdrawn" not in ran.work
+
+
+def test_the_slot_of_a_run_is_back_soon_after_its_last_task(ran: Ran, tables: list[str]) -> None:
+    """By Airflow's own callbacks: the scheduler sees the end, the dag-processor calls them."""
+    told = "the run is over"
+    back = {row.label: row.at / 1_000_000 for row in ran.events if row.event is Event.RELEASED and row.detail == told}
+    delays = [at - ran.last_end[dag_id] for dag_id in ENDS if (at := back.get(f"airflow/tests {dag_id}/{RUN_ID}"))]
+    assert len(delays) == len(ENDS) - 1, "all but the one that never took a slot"
+    tables.append(
+        f"From the end of a run's last task to the return of the run's slot, {len(delays)} runs: "
+        f"median {median(delays):.1f} s, longest {max(delays):.1f} s"
+    )
+    assert max(delays) < 60
