@@ -357,21 +357,18 @@ def function_of(task: Any) -> Any:
 
 
 def rendered(task: Any, text: str, context: Mapping[str, Any]) -> str:
-    """The text as the task's own template environment renders it: as text, even where the DAG renders to objects.
-
-    It also sees the arguments of the task's function, which Airflow itself does not offer to templates.
-    """
+    """The text as the task's own template environment renders it: as text, even where the DAG renders to objects."""
     try:
         template = task.get_template_env(task.dag).from_string(text)
         environment = template.environment
-        names = {**_arguments_of(task), **template.globals, **context}
+        names = {**template.globals, **context}
         nodes = template.root_render_func(environment.context_class(environment, names, template.name, template.blocks))
         return "".join(map(str, nodes))
     except Exception as error:
         raise ClaimError(f"{text!r} of limited(…) cannot be rendered: {error}") from error
 
 
-def _arguments_of(task: Any) -> dict[str, Any]:
+def arguments_of(task: Any) -> dict[str, Any]:
     """The arguments with which the task's function will be called, by name; {} for a task without one."""
     function = function_of(task)
     if function is None:
