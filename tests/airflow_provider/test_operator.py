@@ -142,10 +142,11 @@ def test_the_examples_run(host: AirflowHost, engine: Engine) -> None:
 
 def test_a_task_that_waits_links_to_who_holds_its_slot(host: AirflowHost, engine: Engine) -> None:
     """It waits in the triggerer, which asks for the connection as well."""
-    dag_id, run_id, task_id = "penstock_example_pools", "waits", "load"
+    dag_id, run_id, task_id = "penstock_example_skip", "waits", "clean"
 
     def waits() -> bool:
-        return any(one["run_id"] == f"{dag_id}/{run_id}" for one in engine.status()["waiters"])
+        waiters = [(one["run_id"], one["op_id"]) for one in engine.status()["waiters"]]
+        return (f"{dag_id}/{run_id}", task_id) in waiters
 
     def state() -> str:
         return next(one["state"] for one in host.task_instances(dag_id, run_id) if one["task_id"] == task_id)
