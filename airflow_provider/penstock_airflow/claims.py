@@ -161,12 +161,13 @@ def op_claim(
 
 
 def _root_pools(facts: TaskFacts, concurrency: Concurrency, globs: Collection[str]) -> tuple[tuple[str, ...], ...]:
-    """The pools of each task with which the run begins; none for one that needs no room to come to its end."""
-    return tuple(
+    """The pools of the tasks with which the run begins, alike ones once; empty when one can go on without any room."""
+    roots = {
         tuple(_asked(ask.pool, ask.pool_slots, ask.pools, concurrency, globs)) if ask.waits else ()
         for ask in facts.asks
         if ask.is_root
-    )
+    }
+    return tuple(sorted(roots)) if all(roots) else ()
 
 
 def _asked(

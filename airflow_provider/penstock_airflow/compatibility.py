@@ -7,6 +7,7 @@ import functools
 import inspect
 import json
 import logging
+import os
 import sys
 import urllib.request
 from collections.abc import Callable, Coroutine, Mapping
@@ -24,10 +25,22 @@ FAIL_METHOD = "__fail__"  # Airflow's own next_method for a task whose trigger f
 
 
 def configuration() -> Any:
-    """Airflow's configuration parser."""
+    """Airflow's configuration parser.
+
+    Airflow 3.1 hears of providers' options late, if at all: until then it would pass over the command or the secret
+    that gives the store's URL, and nothing would be limited.
+    """
     from airflow.configuration import conf  # noqa: PLC0415  # the policy module must stay light
 
+    conf.sensitive_config_values.add(("penstock", "store_url"))
     return conf
+
+
+def named_options(section: str) -> set[str]:
+    """The options of a section that somebody has set, in Airflow's file or by a variable, `_cmd` and `_secret` too."""
+    prefix, parser = f"AIRFLOW__{section.upper()}__", configuration()
+    names = {variable.removeprefix(prefix).lower() for variable in os.environ if variable.startswith(prefix)}
+    return names | set(parser.options(section) if parser.has_section(section) else ())
 
 
 def connection(conn_id: str) -> Any:
@@ -344,21 +357,18 @@ def function_of(task: Any) -> Any:
 
 
 def rendered(task: Any, text: str, context: Mapping[str, Any]) -> str:
-    """The text as the task's own template environment renders it: as text, even where the DAG renders to objects.
-
-    It also sees the arguments of the task's function, which Airflow itself does not offer to templates.
-    """
+    """The text as the task's own template environment renders it: as text, even where the DAG renders to objects."""
     try:
         template = task.get_template_env(task.dag).from_string(text)
         environment = template.environment
-        names = {**_arguments_of(task), **template.globals, **context}
+        names = {**template.globals, **context}
         nodes = template.root_render_func(environment.context_class(environment, names, template.name, template.blocks))
         return "".join(map(str, nodes))
     except Exception as error:
         raise ClaimError(f"{text!r} of limited(…) cannot be rendered: {error}") from error
 
 
-def _arguments_of(task: Any) -> dict[str, Any]:
+def arguments_of(task: Any) -> dict[str, Any]:
     """The arguments with which the task's function will be called, by name; {} for a task without one."""
     function = function_of(task)
     if function is None:

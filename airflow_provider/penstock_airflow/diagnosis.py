@@ -138,10 +138,7 @@ def _options() -> dict[str, Any]:
 
 def _named() -> set[str]:
     """The options that somebody has set, in a file or by a variable; where a value comes from is no name of its own."""
-    return {
-        option.removesuffix("_cmd").removesuffix("_secret")
-        for option in compatibility.configuration().getsection(SECTION) or {}
-    }
+    return {option.removesuffix("_cmd").removesuffix("_secret") for option in compatibility.named_options(SECTION)}
 
 
 if __name__ == "__main__":

@@ -112,6 +112,16 @@ class _Gate:
         self._until = self._entered + here.short_block_seconds
 
     def enter(self) -> None:
+        """See the module's `enter`."""
+        while True:
+            try:
+                return self._enter()
+            except (
+                LeaseLost
+            ) as error:  # somebody withdrew a waiter, or freed the run: the task wants its slots all the same
+                log.warning("Penstock: claiming again: %s", error)
+
+    def _enter(self) -> None:
         engine, here = self._engine, self._here
         _, concurrency = patiently(engine.configuration)
         facts, of_run = claims.facts_of(self._context), limits.of_run(self._context)
@@ -183,29 +193,23 @@ class _Gate:
     ) -> tuple[Request, Lease | None]:
         """The claim's lease, None when it is still not there after the short block; and the request, to go on with.
 
-        Raises Blocked, Skipped, ImpossibleClaim, WaitTimeout, StoreUnavailable.
+        Raises Blocked, Skipped, ImpossibleClaim, WaitTimeout, StoreUnavailable, and LeaseLost when somebody ended it.
         """
-        while True:
-            request = self._engine.request(claim, **how)
-            request.started_at = self._began
-            request.tell = partial(self._tell, request)
-            left = math.inf if way == "block" else max(0.0, self._until - time.monotonic())
-            try:
-                lease = request.acquire_within(min(left, self._left()), said.on_blocked, said.wait_timeout_seconds)
-            except LeaseLost as error:  # somebody withdrew the waiter: the task wants its slots all the same
-                log.warning("Penstock: claiming again: %s", error)
-                claim = replace(claim, claim_id=str(uuid.uuid4()))
-                continue
-            self._began = min(self._began, request.started_at)
-            if lease is not None:
-                log.info("Penstock: %s has %s", claim.label, telling.slots_of(lease))
-            elif self._left() <= 0:
-                why = describe(patiently(partial(self._engine.reasons, request.claim_id)))
-                raise WaitTimeout(
-                    f"{claim.label}: not granted within {self._said.wait_timeout_seconds:g} s ({why}); wait longer, or "
-                    "raise the limit"
-                )
-            return request, lease
+        request = self._engine.request(claim, **how)
+        request.started_at = self._began
+        request.tell = partial(self._tell, request)
+        left = math.inf if way == "block" else max(0.0, self._until - time.monotonic())
+        lease = request.acquire_within(min(left, self._left()), said.on_blocked, said.wait_timeout_seconds)
+        self._began = min(self._began, request.started_at)
+        if lease is not None:
+            log.info("Penstock: %s has %s", claim.label, telling.slots_of(lease))
+        elif self._left() <= 0:
+            why = describe(patiently(partial(self._engine.reasons, request.claim_id)))
+            raise WaitTimeout(
+                f"{claim.label}: not granted within {self._said.wait_timeout_seconds:g} s ({why}); wait longer, or "
+                "raise the limit"
+            )
+        return request, lease
 
     def _left(self) -> float:
         """How long this task may still wait, whatever it waits for."""

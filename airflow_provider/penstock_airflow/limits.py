@@ -128,7 +128,7 @@ def of_task(context: Mapping[str, Any]) -> Limits:
     exempt = any(one.exempt for one in said) or (run_said is not None and run_said.exempt)
     if exempt or not said:
         return Limits(exempt=exempt)
-    render = _renderer(task, context)
+    render = _renderer(task, {**compatibility.arguments_of(task), **context})
     pools: dict[str, int] = {}
     tags: dict[str, str] = {}
     for one in said:

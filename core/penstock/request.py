@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("penstock.waiting")
 RUN_LOOK_SECONDS = 5.0
+HELD_BACK_SECONDS = 300.0
+"""So long a run is held back at most: those have no rank, and others might come first again and again."""
 """How often a run that is held back is looked for in the store; many may be held back."""
 
 
@@ -165,7 +167,8 @@ class Request:
     def _held_back(self, concurrency: Concurrency, mode: Mode) -> bool:
         """Whether the run is not to begin yet; it then does not stand in the queue for a run's slots either."""
         held_back_by: tuple[str, ...] = ()
-        if self.claim.kind is ClaimKind.RUN and not self.queued and mode is Mode.WAIT:
+        waited = time.monotonic() - self.started_at
+        if self.claim.kind is ClaimKind.RUN and not self.queued and mode is Mode.WAIT and waited < HELD_BACK_SECONDS:
             held_back_by = self._engine.root_pools_full(self.claim, concurrency)
         if held_back_by and time.monotonic() >= self._run_looked_for_at + RUN_LOOK_SECONDS:
             if self._engine.store.run_lease(self.claim.holder or "") is not None:  # another of its tasks was let in

@@ -24,6 +24,7 @@ from sqlalchemy.engine import make_url
 AUTHORS_DAG_IDS = ["blocked", "exclusive", "in_rooms", "of_a_team_1", "of_a_team_2", "own_pools", "said_of_tasks"]
 DAG_IDS = [
     *AUTHORS_DAG_IDS,
+    "filled",
     "deferring",
     "endless",
     "kinds",

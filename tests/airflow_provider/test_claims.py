@@ -201,14 +201,21 @@ def test_run_granularity_for_all_reaches_only_the_native_pools_that_count() -> N
 
 
 def test_the_pools_with_which_a_run_begins() -> None:
-    asks = (
-        Asks(pool="database", pool_slots=1, pools={"api": 1}, is_root=True),
-        Asks(pool="default_pool", pool_slots=1, is_root=True),
-        Asks(pool="database", pool_slots=1, pools={"skips": 1}, is_root=True, waits=False),
-        Asks(pool="database", pool_slots=1, pools={"later": 1}),
-    )
+    """None as soon as one of its first tasks names no pool, or is skipped where it is blocked."""
     concurrency = configured("database")
-    assert run_claim(replace(FACTS, asks=asks), concurrency=concurrency).roots == (("database", "api"), (), ())
+    pooled = (
+        Asks(pool="database", pool_slots=1, pools={"api": 1}, is_root=True),
+        Asks(pool="database", pool_slots=1, is_root=True),
+        Asks(pool="database", pool_slots=2, is_root=True),
+        Asks(pool="default_pool", pool_slots=1, pools={"later": 1}),
+    )
+    free = Asks(pool="default_pool", pool_slots=1, is_root=True)
+    skips = Asks(pool="database", pool_slots=1, is_root=True, waits=False)
+    found = [
+        run_claim(replace(FACTS, asks=asks), concurrency=concurrency).roots
+        for asks in (pooled, (*pooled, free), (*pooled, skips), ())
+    ]
+    assert found == [(("database",), ("database", "api")), (), (), ()]
 
 
 # -- what holds for all ----------------------------------------------------------------------------------------------

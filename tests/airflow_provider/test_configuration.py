@@ -146,7 +146,8 @@ def test_a_switch_is_read_as_airflow_reads_it(
 
 def test_airflows_own_listing_hides_the_url(tmp_path: Path) -> None:
     code = (
-        "import json; from airflow.configuration import conf; "
+        "import json; from airflow.configuration import conf; from airflow.providers_manager import ProvidersManager; "
+        "ProvidersManager().initialize_providers_configuration(); "
         "print(json.dumps(conf.as_dict(display_sensitive=False)['penstock']))"
     )
     given = {"AIRFLOW__PENSTOCK__STORE_URL": FROM_VAULT, "AIRFLOW__PENSTOCK__DEPLOYMENT": "here"}

@@ -319,6 +319,31 @@ def test_a_blocked_task_waits_in_the_worker(
     assert "place 1 in the queue" in caplog.text
 
 
+@pytest.mark.parametrize("ended", ["airflow/tests dag/run", "airflow/tests dag/run second"])
+def test_a_task_whose_claim_somebody_ended_claims_again_from_the_run_on(
+    other: Engine, here: Installation, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, ended: str
+) -> None:
+    """After the run's lease had been freed under it, a waiting task failed: "its run has no lease"."""
+    settle(monkeypatch, replace(here, waiting="block"))
+    lease = other.acquire(other.claim("narrow", run_id="other", op_id="first"))
+
+    def interfere() -> None:
+        while not other.status()["waiters"]:
+            time.sleep(0.05)
+        for row in other.status()["leases"] + other.status()["waiters"]:
+            if row["label"] == ended:
+                other.store.end(row["claim_id"], reason="by hand")
+        while "claiming again" not in caplog.text:
+            time.sleep(0.05)
+        lease.release()
+
+    meddler = threading.Thread(target=interfere)
+    meddler.start()
+    gate.enter(context("second"))
+    meddler.join()
+    assert labels(other, "leases") == ["airflow/tests dag/run", "airflow/tests dag/run second"]
+
+
 def test_where_tasks_run_in_the_scheduling_process_nothing_else_but_to_block_is_possible(
     other: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -293,6 +293,12 @@ def test_each_index_of_a_mapped_task_has_its_own_values(flow: DAG) -> None:
     assert (rendered.pools, rendered.tags) == ({"cmd_b": 1}, {"index": "1"})
 
 
+def test_what_is_said_of_the_run_sees_no_arguments_of_one_of_its_tasks(flow: DAG) -> None:
+    limited("table_{{ table }}")(flow)
+    with pytest.raises(ClaimError, match="'table' is undefined"):
+        of_run(context_of(task(plain)().operator))
+
+
 def test_an_argument_that_was_not_given_has_its_default_and_never_hides_what_airflow_gives(flow: DAG) -> None:
     def both(table: str = "default", params: Any = None) -> None: ...
 

@@ -41,9 +41,13 @@ LIMITS = {
     },
     "runs": {
         "max_concurrent_runs": len(RUNS) + 1,
-        "tag_concurrency_limits": [{"key": "team", "value": "analytics", "limit": 1}],
+        "tag_concurrency_limits": [
+            {"key": "team", "value": "analytics", "limit": 1},
+            {"key": "airflow/backfill_id", "value": {"applyLimitPerUniqueValue": True}, "limit": 1},
+        ],
     },
 }
+BACKFILL = ["backfill", "create", "--dag-id", "filled", "--from-date", "2021-01-01", "--to-date", "2022-01-02"]
 FAILED = {("blocked", "1"), ("within", "wrong")}
 Recorded = Mapping[str, list[Interval]]
 
@@ -53,10 +57,15 @@ def recorded(started_host: AirflowHost, engine: Engine, limits: None, intervals_
     """Name → intervals, when every run is over and every slot is back."""
     for (dag_id, run_id), conf in RUNS.items():
         started_host.trigger(dag_id, run_id, conf)
+    started_host.command(*BACKFILL, "--max-active-runs", "2")
     skipped_and_let_go(started_host, engine, intervals_folder)
     for dag_id, run_id in RUNS:
         state = "failed" if (dag_id, run_id) in FAILED else "success"
         started_host.wait_for_runs(dag_id, [run_id], seconds=240, expected=state)
+
+    filled = backfill_runs(started_host)
+    assert len(filled) == 2
+    started_host.wait_for_runs("filled", filled, seconds=120)
 
     def nothing_left() -> bool:
         status = engine.status()
@@ -82,6 +91,10 @@ def skipped_and_let_go(host: AirflowHost, engine: Engine, folder: Path) -> None:
     host.trigger("exclusive", "second")
     host.wait_for_runs("exclusive", ["second"], seconds=120)
     (folder / "let_go").touch()
+
+
+def backfill_runs(host: AirflowHost) -> list[str]:
+    return [run_id for run_id in host.run_states("filled") if run_id.startswith("backfill__")]
 
 
 def taken(engine: Engine, dag_id: str, *, by_runs: bool) -> list[list[str]]:
@@ -145,6 +158,15 @@ def test_a_wrong_conf_fails_the_tasks_of_the_run_and_says_what_is_wrong(
 
 def test_a_run_tag_limits_the_runs_of_a_group_of_dags(recorded: Recorded) -> None:
     assert most_at_once(whole("of_a_team_1_1", "of_a_team_2_1")(recorded)) == 1
+
+
+def test_the_runs_of_a_backfill_have_a_tag_in_common(
+    recorded: Recorded, started_host: AirflowHost, engine: Engine
+) -> None:
+    names = [f"filled_{run_id}" for run_id in backfill_runs(started_host)]
+    assert most_at_once(whole(*names)(recorded)) == 1
+    backfills = [keys for keys in taken(engine, "filled", by_runs=True) if len(keys) > 1]
+    assert backfills == [["run_tag:airflow%2Fbackfill_id=*:filled", "runs"]] * 2
 
 
 def test_a_pool_of_run_granularity_is_the_runs_from_its_beginning(recorded: Recorded, engine: Engine) -> None:

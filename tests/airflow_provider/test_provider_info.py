@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pkgutil
 import subprocess
 import sys
 from importlib.metadata import distribution, entry_points
@@ -17,7 +18,26 @@ def test_it_fits_airflows_schema_and_the_distribution() -> None:
     schema = json.loads(files("airflow").joinpath("provider_info.schema.json").read_text())
     info = get_provider_info()
     jsonschema.validate(info, schema)
+    assert info.keys() <= schema["properties"].keys()
     assert info["package-name"] == distribution("penstock").metadata["Name"]
+
+
+def test_everything_it_names_is_there() -> None:
+    info = get_provider_info()
+    modules = [name for kind in ("hooks", "triggers") for one in info[kind] for name in one["python-modules"]]
+    objects = [one["hook-class-name"] for one in info["connection-types"]] + info["extra-links"] + info["cli"]
+    for name in [*modules, *objects]:
+        assert pkgutil.resolve_name(name) is not None
+    assert {one["integration-name"] for kind in ("hooks", "triggers") for one in info[kind]} == {
+        one["integration-name"] for one in info["integrations"]
+    }
+
+
+def test_the_commands_are_airflows() -> None:
+    from penstock_airflow.cli import get_cli_commands
+
+    (command,) = get_cli_commands()
+    assert (command.name, command.func.__name__) == ("penstock", "run")
 
 
 def test_every_option_has_the_default_that_the_code_uses() -> None:

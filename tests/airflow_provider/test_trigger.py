@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -87,6 +88,27 @@ def test_it_fires_when_the_slot_is_free_and_the_task_adopts_it(
     assert isinstance(adopted, Granted)
     adopted.lease.release()
     assert [row["label"] for row in worker.status()["leases"]] == ["airflow/tests dag/run"]
+
+
+def test_a_run_that_is_held_back_begins_when_there_is_room_and_its_task_waits_with_it(
+    engines: Callable[[], Engine], triggerer: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="penstock.airflow")
+    other, worker = engines(), engines()
+    lease = other.acquire(op(other, "first"))
+    run = replace(worker.run_claim("dag/run"), roots=(("pool",),))
+
+    async def wait() -> None:
+        waiting = asyncio.create_task(fired(trigger_for(run, op(worker, "second"))))
+        while "the run does not begin before there is room" not in caplog.text:
+            await asyncio.sleep(0.01)
+        assert not triggerer.status()["waiters"], "others may have the run's slot"
+        lease.release()
+        await asyncio.wait_for(waiting, SOON)
+
+    asyncio.run(wait())
+    labels = sorted(row["label"] for row in worker.status()["leases"])
+    assert labels == ["airflow/tests dag/run", "airflow/tests dag/run second"]
 
 
 def test_a_restarted_trigger_keeps_its_place(engines: Callable[[], Engine], triggerer: Engine) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 from airflow.providers.standard.operators.bash import BashOperator
@@ -94,6 +95,10 @@ def two_steps() -> None:
 
 for name in ("of_a_team_1", "of_a_team_2"):
     limited(tags={"team": "analytics"})(dag(dag_id=name, schedule=None)(two_steps))()
+
+dag(
+    dag_id="filled", schedule="@yearly", start_date=datetime(2020, 1, 1, tzinfo=UTC), catchup=False, max_active_runs=16
+)(two_steps)()
 
 with DAG("in_rooms", schedule=None):
 

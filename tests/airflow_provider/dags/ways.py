@@ -24,9 +24,8 @@ for way in ("defer", "reschedule", "block"):
             )
 
 with DAG("way_timeout", schedule=None):
-    limited("way_timeout")(PythonOperator(task_id="holds", python_callable=record, op_args=["way_timeout", 40.0]))
     limited("way_timeout", wait_timeout_seconds=15)(
-        PythonOperator(task_id="times_out", python_callable=record, op_args=["timed_out"], priority_weight=1)
+        PythonOperator(task_id="times_out", python_callable=record, op_args=["timed_out"])
     )
 
 with DAG("way_skip", schedule=None):
@@ -77,7 +76,4 @@ with DAG("only_empty", schedule=None):
     EmptyOperator(task_id="first") >> EmptyOperator(task_id="last")
 
 with DAG("withdrawn", schedule=None):
-    for number in range(2):
-        limited("withdrawn")(
-            PythonOperator(task_id=f"task_{number}", python_callable=record, op_args=["withdrawn", 90.0])
-        )
+    limited("withdrawn")(PythonOperator(task_id="waits", python_callable=record, op_args=["withdrawn"]))

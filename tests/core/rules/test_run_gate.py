@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from penstock.claim import Claim, ClaimKind
 from penstock.engine import Engine
-from penstock.request import Request
+from penstock.request import HELD_BACK_SECONDS, Request
 from situations import CALM, Configure, NewEngine, granted, held, queued, refused, until, waiting, waits
 
 POOLS = {"limits": {"a": 1, "b": 1}}
@@ -55,6 +55,15 @@ def test_who_waits_for_the_pool_counts_and_the_buffer_lets_more_begin(engine: En
         granted(run(engine, "1", ["a"]).step())
         queued(engine, "a", run_id="1", op_id="root", in_run=True)
         assert waits(run(engine, "2", ["a"]))
+
+
+def test_it_is_not_held_back_for_ever(engine: Engine, configure: Configure) -> None:
+    configure(pools=POOLS, runs=RUNS)
+    request = run(engine, "1", ["a"])
+    with engine.hold("a"):
+        assert waits(request)
+        request.started_at -= HELD_BACK_SECONDS
+        granted(request.step())
 
 
 def test_a_run_that_no_limit_bounds_takes_nothing_from_others_and_begins(engine: Engine, configure: Configure) -> None:
