@@ -14,6 +14,8 @@ from penstock.store.contract import Event, HistoryRow
 from sqlalchemy.engine import make_url
 
 Intervals = Callable[[str], list[tuple[float, float]]]
+# Which store it is makes no difference to these, and a minute to all who wait for the tests.
+ON_POSTGRESQL = pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
 LIMITS = {
     "pools": {"default_limit": 1, "limits": {"database": 2, "narrow": 1}},
     "runs": {
@@ -95,6 +97,7 @@ def test_runs_are_limited_in_all_and_by_tag(host: AirflowHost, engine: Engine, i
     assert Counter(row.label for row in grants) == {f"airflow/tests runs/{run_id}": 1 for run_id in runs}
 
 
+@ON_POSTGRESQL
 def test_a_run_that_a_user_ends_by_hand_gives_its_slot_back(host: AirflowHost, engine: Engine) -> None:
     """Airflow calls no callback then: the triggerer asks, because somebody waits."""
     for run_id in ("one", "two"):
@@ -110,6 +113,7 @@ def test_a_run_that_a_user_ends_by_hand_gives_its_slot_back(host: AirflowHost, e
     assert [row.detail for row in ends] == ["the host says that the run is over"] * 2
 
 
+@ON_POSTGRESQL
 def test_every_outcome_frees_the_slot(host: AirflowHost, engine: Engine, intervals: Intervals) -> None:
     host.trigger("outcomes", "one")
     host.wait_for_runs("outcomes", ["one"], seconds=120, expected="failed")
@@ -145,6 +149,7 @@ def test_nothing_starts_while_the_store_is_away(
     wait_until_empty(host, engine)
 
 
+@ON_POSTGRESQL
 def test_a_self_deferring_operator_goes_through_the_gate_again(
     host: AirflowHost, engine: Engine, intervals: Intervals, intervals_folder: Any
 ) -> None:
@@ -161,6 +166,7 @@ def test_a_self_deferring_operator_goes_through_the_gate_again(
     assert not events_of(engine, "deferring", Event.EXPIRED)
 
 
+@ON_POSTGRESQL
 def test_airflow_knows_the_provider(host: AirflowHost) -> None:
     assert "penstock" in host.command("providers", "list")
     assert "[penstock]" in host.command("config", "list", "--section", "penstock")
