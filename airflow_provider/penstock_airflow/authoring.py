@@ -13,7 +13,7 @@ from penstock.claim import PoolsLike
 from penstock.errors import ClaimError
 from penstock.settings import OnBlocked
 
-from penstock_airflow import compatibility
+from penstock_airflow import dag_objects
 from penstock_airflow.limits import MARK, Said, said_of
 
 Limitable = TypeVar("Limitable")
@@ -80,7 +80,7 @@ def _with_slots(pools: tuple[PoolsLike, ...], slots: int | str | None) -> tuple[
 
 def _limit(target: Any, said: Said) -> Any:
     """The target under limits: operators, groups and DAGs as they are, decorated functions as copies."""
-    match compatibility.kind_of(target):
+    match dag_objects.kind_of(target):
         case "task":
             _no_run_words(said, target.task_id)
             if said_of(target) is not None:
@@ -121,7 +121,7 @@ def _limited_function(function: Any, said: Said) -> Any:
             raise TypeError(f"{function!r} takes no attributes, so it cannot be limited; wrap it in a def") from None
         return function
     limited_function = _copy(function)
-    if compatibility.is_dag_factory(function):
+    if dag_objects.is_dag_factory(function):
         limited_function = _dag_factory(function, said)
     elif not inspect.isgeneratorfunction(function) and not inspect.iscoroutinefunction(function):
         limited_function = _body(function, said)
@@ -144,7 +144,7 @@ def _body(function: Any, said: Said) -> Any:
 
     @functools.wraps(function)
     def body(*args: Any, **kwargs: Any) -> Any:
-        group = compatibility.group_being_defined()
+        group = dag_objects.group_being_defined()
         if group is not None:
             if group.children:
                 raise TypeError(f"{function.__name__} is under @limited and is called as a plain function; {_PLACES}")
@@ -184,4 +184,4 @@ def _twice(name: object) -> TypeError:
 
 
 # What runs elsewhere as text has no Penstock there.
-compatibility.hide_from_source("limited", "penstock_airflow.limited")
+dag_objects.hide_from_source("limited", "penstock_airflow.limited")

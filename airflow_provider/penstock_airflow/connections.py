@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.errors import ConfigError, Fault, StoreUnavailable
 
-from penstock_airflow import compatibility
+from penstock_airflow import asking
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
@@ -26,8 +26,8 @@ def store_url(conn_id: str) -> str:
     StoreUnavailable when Airflow cannot be asked now.
     """
     try:
-        connection = compatibility.connection(conn_id)
-    except compatibility.not_found():
+        connection = asking.connection(conn_id)
+    except asking.not_found():
         raise ConfigError(
             [Fault(f"Airflow has no connection {conn_id!r}; make it, or set store_url", path="[penstock] conn_id")]
         ) from None

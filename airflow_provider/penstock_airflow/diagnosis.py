@@ -14,7 +14,7 @@ from typing import Any
 from penstock.diagnosis import Part, State
 from penstock.errors import PenstockError
 
-from penstock_airflow import compatibility, installation
+from penstock_airflow import asking, compatibility, installation
 from penstock_airflow.configuration import SECTION
 from penstock_airflow.installation import Installation
 
@@ -115,7 +115,7 @@ def _settings(name: str) -> Part:
 
 def _triggerer(name: str) -> Part:
     try:
-        alive = compatibility.living_triggerer()
+        alive = asking.living_triggerer()
     except Exception as error:  # a worker may not reach Airflow's database, nor need it
         detail = f"cannot be seen from here: Airflow's database cannot be asked ({type(error).__name__})"
         return Part(name, State.WARNING, detail, "ask where the scheduler runs")

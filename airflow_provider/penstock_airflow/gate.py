@@ -17,7 +17,7 @@ from penstock.errors import LeaseLost, PenstockError, Skipped, StoreUnavailable,
 from penstock.report import describe
 from penstock.rules import Standing, late_pools
 
-from penstock_airflow import claims, compatibility, limits, policy, runs, telling
+from penstock_airflow import asking, claims, compatibility, limits, policy, runs, telling
 from penstock_airflow.installation import Installation, engine, installation, patiently
 from penstock_airflow.trigger import HoldingTrigger, PenstockTrigger
 from penstock_airflow.ways import Way, is_released, way_of
@@ -165,7 +165,7 @@ class _Gate:
 
     def _outside(self, way: Way) -> Way:
         """How to wait outside of the worker, where the way that is wished for is not possible."""
-        if way == "defer" and not self._interrupted and compatibility.triggerer_runs() is False:
+        if way == "defer" and not self._interrupted and asking.triggerer_runs() is False:
             log.warning(
                 "Penstock: no triggerer runs, so the task is rescheduled instead of deferred; start `airflow "
                 "triggerer`, or set [penstock] waiting = reschedule"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, get_args
 from penstock import settings
 from penstock.errors import ConfigError, Fault, StoreUnavailable
 
-from penstock_airflow import compatibility, connections
+from penstock_airflow import asking, connections
 from penstock_airflow.configuration import SECTION, Configuration
 from penstock_airflow.ways import Way
 
@@ -180,7 +180,7 @@ def _connected(here: Installation, url: str) -> Engine:
             enforcement=here.enforcement,
             on_store_error=here.on_store_error,
         ),
-        fingerprint=compatibility.own_url(),
+        fingerprint=asking.own_url(),
         lazy=True,
     )
 

@@ -15,7 +15,7 @@ from penstock.claim import PoolsLike, check_pool_name, parse_pool, parse_pools
 from penstock.errors import ClaimError
 from penstock.settings import OnBlocked
 
-from penstock_airflow import compatibility
+from penstock_airflow import dag_objects
 
 MARK = "penstock_limited"
 CONF_KEY = "penstock"
@@ -128,7 +128,7 @@ def of_task(context: Mapping[str, Any]) -> Limits:
     exempt = any(one.exempt for one in said) or (run_said is not None and run_said.exempt)
     if exempt or not said:
         return Limits(exempt=exempt)
-    render = _renderer(task, {**compatibility.arguments_of(task), **context})
+    render = _renderer(task, {**dag_objects.arguments_of(task), **context})
     pools: dict[str, int] = {}
     tags: dict[str, str] = {}
     for one in said:
@@ -205,7 +205,7 @@ def said_of(task: Any) -> Said | None:
     if said is None and (dag := task.get_dag()) is not None:
         # The operator that a mapped one becomes in the worker is another object; the DAG still has the mapped one.
         said = getattr(dag.task_dict.get(task.task_id), MARK, None)
-    return said or getattr(compatibility.function_of(task), MARK, None)
+    return said or getattr(dag_objects.function_of(task), MARK, None)
 
 
 def is_template(value: object) -> bool:
@@ -291,7 +291,7 @@ def _renderer(task: Any, context: Mapping[str, Any]) -> Callable[[str], str]:
     """How a text of the author becomes plain text. What holds no template never reaches the template engine."""
 
     def render(text: str) -> str:
-        return compatibility.rendered(task, text, context) if is_template(text) else text
+        return dag_objects.rendered(task, text, context) if is_template(text) else text
 
     return render
 

@@ -11,7 +11,7 @@ from penstock.hooks import installed_plugins
 from penstock.hookspecs import hookimpl
 from penstock.store.contract import ClaimRow
 
-from penstock_airflow import claims, compatibility, installation
+from penstock_airflow import asking, claims, compatibility, installation
 
 if TYPE_CHECKING:
     from penstock.engine import Engine
@@ -56,7 +56,7 @@ def end_those_over(engine: Engine) -> int:
 
     def is_alive(row: ClaimRow) -> bool | None:
         since = (row.granted_at or row.enqueued_at) / 1_000_000
-        return _asked(row, compatibility.run_is_alive_here) if time.time() - since > ASK_SECONDS else None
+        return _asked(row, asking.run_is_alive_here) if time.time() - since > ASK_SECONDS else None
 
     return engine.probe(is_alive)
 
@@ -82,7 +82,7 @@ class _Probe:
     def penstock_holder_alive(self, claim: ClaimRow) -> bool | None:
         """None for what is not this installation's, cannot be told now, or was asked about a moment ago."""
         due = self._is_due(claim.claim.claim_id, since=(claim.granted_at or claim.enqueued_at) / 1_000_000)
-        return _asked(claim, compatibility.run_is_alive) if due else None
+        return _asked(claim, asking.run_is_alive) if due else None
 
     def _is_due(self, claim_id: str, *, since: float) -> bool:
         """Whether to ask now about a run that has stood in the store `since` (seconds since 1970)."""

@@ -17,7 +17,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from penstock.claim import Claim, ClaimKind
 from penstock.errors import PenstockError, StoreUnavailable
 
-from penstock_airflow import compatibility, installation, runs, telling
+from penstock_airflow import asking, compatibility, installation, runs, telling
 
 if TYPE_CHECKING:
     from penstock.decision import Reason
@@ -206,7 +206,7 @@ class HoldingTrigger(BaseTrigger):  # type: ignore[misc,unused-ignore]  # as abo
 
 async def _engine() -> Engine:
     """The engine of this triggerer. Its first use loads SQLAlchemy, not on the event loop."""
-    compatibility.ask_on(asyncio.get_running_loop())
+    asking.ask_on(asyncio.get_running_loop())
     return await asyncio.to_thread(installation.engine)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from penstock.errors import ConfigError, StoreUnavailable
-from penstock_airflow import compatibility, connections
+from penstock_airflow import asking, connections
 from penstock_airflow.provider_info import CONNECTION_TYPE
 from sqlalchemy.engine import make_url
 
@@ -69,15 +69,15 @@ def test_an_airflow_that_does_not_answer_is_an_outage(monkeypatch: pytest.Monkey
     def away(_: str) -> Any:
         raise OSError(f"no line to the API server, was asking with {SECRET}")
 
-    monkeypatch.setattr(compatibility, "connection", away)
+    monkeypatch.setattr(asking, "connection", away)
     with pytest.raises(StoreUnavailable, match=r"does not tell its connection 'limits' now \(OSError\)") as raised:
         connections.store_url("limits")
     assert SECRET not in str(raised.value)
 
     def nobody(conn_id: str) -> Any:
-        raise compatibility.not_found()(conn_id)
+        raise asking.not_found()(conn_id)
 
-    monkeypatch.setattr(compatibility, "connection", nobody)
+    monkeypatch.setattr(asking, "connection", nobody)
     with pytest.raises(ConfigError, match=r"\[penstock\] conn_id: Airflow has no connection 'limits'"):
         connections.store_url("limits")
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 from penstock.diagnosis import State
-from penstock_airflow import compatibility, diagnosis, installation
+from penstock_airflow import asking, compatibility, diagnosis, installation
 
 
 @pytest.fixture(autouse=True)
 def configured(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("AIRFLOW__PENSTOCK__STORE_URL", "sqlite:////srv/penstock.db")
-    monkeypatch.setattr(compatibility, "living_triggerer", lambda: True)
+    monkeypatch.setattr(asking, "living_triggerer", lambda: True)
     installation.store_is_configured.cache_clear()
     yield
     installation.store_is_configured.cache_clear()
@@ -48,14 +48,14 @@ def test_all_are_found() -> None:
 def test_what_is_not_sound(
     monkeypatch: pytest.MonkeyPatch, name: str, answer: Any, part: str, state: State, detail: str
 ) -> None:
-    monkeypatch.setattr(compatibility, name, lambda: answer)
+    monkeypatch.setattr(asking if hasattr(asking, name) else compatibility, name, lambda: answer)
     found = parts()[part]
     assert (found.state, found.detail[: len(detail)]) == (state, detail)
     assert found.remedy
 
 
 def test_no_triggerer_is_needed_where_nobody_defers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compatibility, "living_triggerer", lambda: False)
+    monkeypatch.setattr(asking, "living_triggerer", lambda: False)
     monkeypatch.setenv("AIRFLOW__PENSTOCK__WAITING", "block")
     assert parts()["triggerer"].state is State.INACTIVE
 
@@ -64,8 +64,8 @@ def test_what_cannot_be_looked_at_hides_no_other(monkeypatch: pytest.MonkeyPatch
     def broken() -> Any:
         raise RuntimeError("no database here")
 
-    for name in ("policies", "living_triggerer"):
-        monkeypatch.setattr(compatibility, name, broken)
+    monkeypatch.setattr(compatibility, "policies", broken)
+    monkeypatch.setattr(asking, "living_triggerer", broken)
     found = parts()
     assert len(found) == 8
     assert (found["policy"].state, found["policy"].detail) == (
@@ -102,6 +102,6 @@ def test_settings_that_are_wrong(
 
 def test_without_a_store_it_is_inactive(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AIRFLOW__PENSTOCK__STORE_URL")
-    monkeypatch.setattr(compatibility, "living_triggerer", lambda: False)
+    monkeypatch.setattr(asking, "living_triggerer", lambda: False)
     found = parts()
     assert (found["policy"].state, found["triggerer"].state) == (State.INACTIVE, State.INACTIVE)

@@ -31,7 +31,7 @@ from penstock.errors import (
 )
 from penstock.settings import Settings
 from penstock.store.sql import SqlStore
-from penstock_airflow import compatibility, gate, installation, limits
+from penstock_airflow import asking, compatibility, gate, installation, limits
 from penstock_airflow.installation import Installation
 from penstock_airflow.limits import Limits, RunLimits
 
@@ -65,7 +65,7 @@ def here(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Installation]:
     )
     monkeypatch.setattr(installation, "_engines", {})
     monkeypatch.setattr(gate, "_held", [])
-    monkeypatch.setattr(compatibility, "triggerer_runs", lambda: None)
+    monkeypatch.setattr(asking, "triggerer_runs", lambda: None)
     settle(monkeypatch, settings)
     yield settings
     for engine in installation._engines.values():
@@ -373,7 +373,7 @@ def test_without_a_triggerer_the_task_is_rescheduled(
     runs: bool | None,
     defers: bool,
 ) -> None:
-    monkeypatch.setattr(compatibility, "triggerer_runs", lambda: runs)
+    monkeypatch.setattr(asking, "triggerer_runs", lambda: runs)
     other.acquire(other.claim("narrow", run_id="dag/run", op_id="first"))
     (deferral if defers else rescheduled)(task_id="second")
     assert ("no triggerer runs" in caplog.text) is not defers
@@ -383,7 +383,7 @@ def test_an_operator_that_comes_back_from_its_own_deferral_is_never_rescheduled(
     other: Engine, here: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Airflow forgets on a reschedule where a deferred operator was to go on: it would start from the beginning."""
-    monkeypatch.setattr(compatibility, "triggerer_runs", lambda: False)
+    monkeypatch.setattr(asking, "triggerer_runs", lambda: False)
     settle(monkeypatch, replace(here, waiting="reschedule"))
     other.acquire(other.claim("narrow", run_id="dag/run", op_id="first"))
     coming_back = context("second")
@@ -504,11 +504,11 @@ def test_setup_and_teardown_are_exempt_where_that_is_said(
 
 
 def test_a_second_installation_of_the_same_name_is_refused(other: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compatibility, "own_url", lambda: "http://one.example")
+    monkeypatch.setattr(asking, "own_url", lambda: "http://one.example")
     gate.enter(context())
     gate.leave()
     monkeypatch.setattr(installation, "_engines", {})
-    monkeypatch.setattr(compatibility, "own_url", lambda: "http://two.example")
+    monkeypatch.setattr(asking, "own_url", lambda: "http://two.example")
     with pytest.raises(DeploymentConflict, match=r"http://one\.example already, this is http://two\.example"):
         gate.enter(context())
 
@@ -530,7 +530,7 @@ def test_an_installation_is_told_by_its_url_unless_every_one_has_it(
     given = {"base_url": shown, "execution_api_server_url": execution}
     conf = SimpleNamespace(get=lambda _, option, fallback=None: given[option] or fallback)
     monkeypatch.setattr(compatibility, "configuration", lambda: conf)
-    assert compatibility.own_url() == url
+    assert asking.own_url() == url
 
 
 def test_a_store_that_is_away_fails_the_task_at_once_where_that_is_said(

@@ -14,7 +14,7 @@ from penstock import connect
 from penstock.decision import Granted
 from penstock.engine import Engine
 from penstock.store.contract import ClaimRow
-from penstock_airflow import compatibility, installation, runs
+from penstock_airflow import asking, compatibility, installation, runs
 from penstock_airflow.installation import Installation
 
 
@@ -38,8 +38,8 @@ def probe(monkeypatch: pytest.MonkeyPatch) -> Any:
         asked.append(f"{dag_id}/{dag_run_id}")
         return alive[asked[-1]]
 
-    monkeypatch.setattr(compatibility, "run_is_alive", answer)
-    monkeypatch.setattr(compatibility, "run_is_alive_here", answer)
+    monkeypatch.setattr(asking, "run_is_alive", answer)
+    monkeypatch.setattr(asking, "run_is_alive_here", answer)
     probe = runs._Probe()
     return SimpleNamespace(of=probe.penstock_holder_alive, asked=asked)
 
