@@ -58,7 +58,7 @@ def end_those_over(engine: Engine) -> int:
         since = (row.granted_at or row.enqueued_at) / 1_000_000
         return _asked(row, asking.run_is_alive_here) if time.time() - since > ASK_SECONDS else None
 
-    return engine.probe(is_alive)
+    return engine.janitor.probe(is_alive)
 
 
 def _asked(row: ClaimRow, ask: Callable[[str, str], bool]) -> bool | None:

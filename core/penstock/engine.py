@@ -26,6 +26,7 @@ from penstock.decision import Granted, Refused
 from penstock.errors import ClaimError, LeaseLost
 from penstock.explain import explain
 from penstock.hooks import installed_plugins
+from penstock.janitor import Janitor
 from penstock.lease import Lease
 from penstock.report import status
 from penstock.request import Request
@@ -40,12 +41,10 @@ if TYPE_CHECKING:
     from penstock.circles import Link
     from penstock.decision import Reason
     from penstock.hookspecs import Why
-    from penstock.store.contract import ClaimRow, Snapshot, Store, Swept
+    from penstock.store.contract import Snapshot, Store
 
 log = logging.getLogger("penstock.engine")
 T = TypeVar("T")
-SWEEPERS = 4
-"""Among more processes than these, each sweeps the more seldom, so that together they do as often as so many."""
 ASYNC_THREADS = 4
 """Threads for all event loops of one engine: as many as it has connections for claims."""
 
@@ -79,6 +78,7 @@ class Engine:
         self._requested: set[str] = set()
         self._alone: WeakValueDictionary[str, threading.RLock] = WeakValueDictionary()
         self._configuration: tuple[int, Concurrency] | None = None
+        self.janitor = Janitor(self)
         self._session = ProcessSession(
             self.store,
             self.host,
@@ -86,15 +86,11 @@ class Engine:
             self.settings,
             known=self._known_claims,
             on_lost=self._session_lost,
-            on_idle=self.sweep_if_due,
+            on_idle=self.janitor.sweep_if_due,
         )
-        self.wakeups = Wakeups(self.store, self.settings, lambda: self._session.current, self.sweep_if_due)
+        self.wakeups = Wakeups(self.store, self.settings, lambda: self._session.current, self.janitor.sweep_if_due)
         self._threads: ThreadPoolExecutor | None = None
         self._room_seen: tuple[float, Mapping[str, int]] = (-math.inf, {})
-        self._sweep_at = 0.0
-        self._sweep_pause = self.settings.sweep_seconds
-        self._probe_at = 0.0
-        self._upkeep_at = time.monotonic() + self.settings.upkeep_seconds
 
     # -- claims ------------------------------------------------------------------------------------------------------
 
@@ -467,82 +463,6 @@ class Engine:
             self._leases.pop(lease.claim_id, None)
         self.forget(lease.claim_id)
         return lease.claim_id
-
-    def sweep_if_due(self) -> None:
-        """Reap and grant, at most once in `sweep_seconds` in this process; ask now and then after probed runs.
-
-        Many processes share the work: each does it the more seldom, the more there are.
-        """
-        now = time.monotonic()
-        with self._lock:
-            if now < self._sweep_at:
-                return
-            self._sweep_at = now + self._sweep_pause
-            probe = now >= self._probe_at
-            if probe:
-                self._probe_at = now + 20 * self._sweep_pause
-        if probe:
-            self.probe()
-        swept = self._sweep()
-        share, settings = max(1.0, swept.sessions / SWEEPERS), self.settings
-        self._sweep_pause = max(settings.sweep_seconds, min(share * settings.sweep_seconds, settings.beat_seconds))
-        if now >= self._upkeep_at:
-            self._upkeep_at = now + self.settings.upkeep_seconds
-            self.prune()
-
-    def sweep_first(self) -> None:
-        """Once in a process, before a claim that does not wait: its slots may be those of one who died unseen."""
-        with self._lock:
-            if self._sweep_at > 0.0:
-                return
-            self._sweep_at = time.monotonic() + self.settings.sweep_seconds
-        self._sweep()
-
-    def _sweep(self) -> Swept:
-        swept = self.store.sweep()
-        for gone in swept.expired:
-            self.hook.penstock_expired(claim=gone.claim, held_seconds=gone.held_seconds, reason=gone.reason)
-        if not swept.settled:
-            from penstock.changes import settle_all  # noqa: PLC0415  # upkeep after a crash, off the usual path
-
-            settle_all(self)
-        return swept
-
-    def prune(self) -> dict[str, int]:
-        """Drop old history and idle limits; how many of each."""
-        now, settings = self.store.snapshot_time(), self.settings
-        return self.store.prune(
-            history_before=now - int(settings.history_days * 86_400_000_000),
-            idle_before=now - int(settings.idle_limit_seconds * 1_000_000),
-        )
-
-    def upkeep(self) -> dict[str, int]:
-        """All that a janitor does, now: reap, ask after probed runs, grant, prune. How much of what."""
-        ended, swept = self.probe(), self._sweep()
-        return {"expired": len(swept.expired), "runs_ended": ended, **self.prune()}
-
-    def probe(self, is_alive: Callable[[ClaimRow], bool | None] | None = None) -> int:
-        """Ask the hosts about runs that no process stands behind; end the leases of those that are over. How many.
-
-        `is_alive` answers instead of the plugins: True, False, or None for what it cannot tell.
-        """
-        if is_alive is None:
-            if not self.hook.penstock_holder_alive.get_hookimpls():
-                return 0
-            is_alive = self._plugins_say
-        ended, snapshot = 0, self.store.snapshot()
-        now = snapshot.now
-        for row in snapshot.claims:
-            if row.probed and is_alive(row) is False:
-                reason = "the host says that the run is over"
-                if self.store.end(row.claim.claim_id, reason=reason):
-                    ended += 1
-                    self.hook.penstock_expired(claim=row.claim, held_seconds=row.held_seconds(now), reason=reason)
-        return ended
-
-    def _plugins_say(self, row: ClaimRow) -> bool | None:
-        answer: bool | None = self.hook.penstock_holder_alive(claim=row)
-        return answer
 
     # -- looking, and the end ----------------------------------------------------------------------------------------
 

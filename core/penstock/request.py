@@ -125,7 +125,7 @@ class Request:
                     engine.forget(self.claim_id)
                     return engine.refused(self.claim, impossible_reasons(demands), "impossible")
                 if mode is not Mode.WAIT:
-                    engine.sweep_first()
+                    engine.janitor.sweep_first()
                 outcome = engine.store.acquire(
                     self.claim,
                     demands,

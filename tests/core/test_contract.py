@@ -422,9 +422,9 @@ def test_a_probed_run_outlives_processes_and_ends_when_the_host_says_so(
     engine.store.beat(engine.session_id(), engine._known_claims)
     store.sweep()
     assert held(engine, "runs") == 1
-    assert engine.probe() == 0
+    assert engine.janitor.probe() == 0
     host.over = True
-    assert engine.probe() == 1
+    assert engine.janitor.probe() == 1
     assert held(engine, "runs") == 0
 
 
@@ -552,8 +552,8 @@ def test_a_change_cut_off_in_the_middle_is_finished_by_the_next_sweep(engine: En
         request.step()
         block = Concurrency.model_validate({"pools": {"limits": {"a": 2}}})
         engine.store.configure(block.document(), expected_version=1, by="x", origin="y")  # and killed here
-        engine._sweep_at = 0.0
-        engine.sweep_if_due()
+        engine.janitor._sweep_at = 0.0
+        engine.janitor.sweep_if_due()
         assert engine.store.sweep().settled
         assert isinstance(request.step(), Granted)
 

@@ -293,7 +293,7 @@ def test_dagster_defect_8_what_a_cancelled_run_held_is_free_at_once(
     for run_id in ("cancelled", "alive"):
         granted(engine.request(engine.run_claim(run_id), probed=True).step())
     assert refused(engine.try_acquire(engine.run_claim("next")))
-    assert engine.probe() == 1
+    assert engine.janitor.probe() == 1
     assert granted(engine.try_acquire(engine.run_claim("next")))
     assert {row["run_id"] for row in engine.status()["leases"]} == {"alive", "next"}
 

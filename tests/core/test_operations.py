@@ -121,7 +121,7 @@ def test_the_rights_that_the_page_grants_are_enough(own_database: str) -> None:
         url = make_url(own_database).update_query_dict({"options": f"-crole={role}"}).render_as_string(False)
         with penstock.connect(url) as engine, engine.hold("a"):
             assert engine.try_acquire(engine.claim("a"))
-            assert engine.prune() == {"history": 0, "limits": 0}
+            assert engine.janitor.prune() == {"history": 0, "limits": 0}
         with pytest.raises(ProgrammingError, match="must be owner"):
             execute(url, ["DROP TABLE penstock_member"])
     finally:

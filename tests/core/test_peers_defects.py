@@ -219,7 +219,7 @@ def test_argo_11098_a_restart_drops_no_holder(store_url: str, engine: Engine, co
     waiter = queued(engine, "a")
     before = engine.status()["leases"]
     with penstock.connect(store_url, settings=CALM) as restarted:
-        restarted.upkeep()
+        restarted.janitor.upkeep()
         changes.settle_all(restarted)
         assert restarted.status()["leases"] == before
         assert refused(restarted.try_acquire(restarted.claim("a")))
@@ -244,6 +244,6 @@ def test_argo_11098_a_restart_in_the_middle_of_a_change_drops_no_holder(
         demands = restarted.demands(claim, concurrency)
         outcome = restarted.store.acquire(claim, demands, version=version, owner=owner, mode=Mode.TRY)
         assert outcome.result is Result.NO_ROOM
-        restarted.upkeep()
+        restarted.janitor.upkeep()
         assert held(restarted, "pool:a") == 2
         assert refused(restarted.try_acquire(restarted.claim("a")))

@@ -152,7 +152,7 @@ def test_thirty_two_processes_over_four_limits_killed_and_stopped_at_random(
     while left := {row.key: (row.held, row.waiting) for row in engine.store.limit_rows() if row.held or row.waiting}:
         if time.monotonic() > begun + TTL_SECONDS + GRACE_SECONDS + 5:
             break
-        engine.sweep_if_due()
+        engine.janitor.sweep_if_due()
         time.sleep(0.05)
     usable_after = time.monotonic() - begun
     with engine.hold("one", "three:3", "five:5", run_id="last", run_tags={"team": "x"}, wait_timeout_seconds=10):

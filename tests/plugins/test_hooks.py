@@ -354,7 +354,7 @@ def test_expired_is_told_by_the_process_that_sweeps(store: Any, new_engine: Any)
     dead.request(waiting).step()
     dead._session._stop.set()  # it beats no more
     store.clock_shift += 40_000_000
-    other.sweep_if_due()
+    other.janitor.sweep_if_due()
     told = {call["claim"].claim_id: call for call in called.calls if "reason" in call}
     assert told.keys() == {held.claim_id, waiting.claim_id}
     assert told[held.claim_id]["held_seconds"] >= 40
@@ -368,9 +368,9 @@ def test_expired_is_told_by_the_process_that_sweeps(store: Any, new_engine: Any)
 def test_holder_alive_false_ends_a_probed_run_and_an_error_tells_nothing(new_engine: Any) -> None:
     engine = new_engine(failing("penstock_holder_alive"))
     engine.request(engine.run_claim("r"), probed=True).step()
-    assert engine.probe() == 0
+    assert engine.janitor.probe() == 0
     other = new_engine(returning("penstock_holder_alive", False), failing("penstock_holder_alive"))
-    assert other.probe() == 1
+    assert other.janitor.probe() == 1
     assert engine.status()["leases"] == []
 
 

@@ -75,7 +75,7 @@ def _round(engine: Engine) -> dict[str, int]:
 
     engine.store.on_granted.append(count)
     try:
-        did = engine.upkeep()
+        did = engine.janitor.upkeep()
     finally:
         engine.store.on_granted.remove(count)
     return {"expired": did["expired"], "runs_ended": did["runs_ended"], "granted": granted, **did}
