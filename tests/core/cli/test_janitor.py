@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from penstock import janitor
 from penstock.engine import Engine
 from penstock.errors import StoreUnavailable
 from penstock.hookspecs import hookimpl
+from penstock.janitor import Janitor as Upkeep
 from penstock.settings import Settings
 from situations import CALM, SECOND, Configure, NewEngine, held, queued
 
@@ -117,14 +117,14 @@ def test_a_store_that_is_away_is_waited_for(
 ) -> None:
     rounds: list[int] = []
 
-    def upkeep(_janitor: janitor.Janitor) -> dict[str, int]:
+    def upkeep(_janitor: Upkeep) -> dict[str, int]:
         rounds.append(len(rounds))
         if len(rounds) == 1:
             raise StoreUnavailable("the store is away")
         os.kill(os.getpid(), signal.SIGTERM)
         return {"expired": 0, "runs_ended": 0, "history": 0, "limits": 0}
 
-    monkeypatch.setattr(janitor.Janitor, "upkeep", upkeep)
+    monkeypatch.setattr(Upkeep, "upkeep", upkeep)
     assert cli("janitor", "--interval", "0.1").returncode == 0
     assert len(rounds) == 2
     assert "trying again in 100 ms: the store is away" in caplog.text
