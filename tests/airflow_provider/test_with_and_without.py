@@ -1,13 +1,12 @@
 """A second real Airflow: first without a store's URL, then with wrong ones, then beside the first one on its store.
 
 The example DAGs that ship with Airflow pass on it without Penstock and then under a limit on everything, with the same
-states. `PENSTOCK_TEST_EXAMPLES=all` takes all that run without a network, in place of a few.
+states.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import shutil
 import sys
@@ -17,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from airflow_examples import EXCLUDED, FILES, SELECTED
+from airflow_examples import FILES, SELECTED
 from airflow_recorded import forget_intervals, recorded
 from airflow_tables import table
 from airflow_tests_settings import DAGS, SETTINGS
@@ -29,8 +28,7 @@ from penstock.report import leases, waiters
 from servers import fresh_database
 
 pytestmark = pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
-ALL = os.environ.get("PENSTOCK_TEST_EXAMPLES") == "all"
-SECONDS = 900 if ALL else 150
+SECONDS = 150
 EACH = {"applyLimitPerUniqueValue": True}
 LIMITS = {
     "pools": {"default_limit": 4, "limits": {"shared": 2}},
@@ -68,14 +66,12 @@ def second(
     dags = tmp_path_factory.mktemp("dags")
     for name in ("recording.py", "waiting.py"):
         shutil.copy(DAGS / name, dags)
-    if not ALL:
-        package = importlib.util.find_spec("airflow.example_dags")
-        assert package is not None
-        for name in FILES:
-            shutil.copy(Path(str(package.origin)).with_name(name), dags)
+    package = importlib.util.find_spec("airflow.example_dags")
+    assert package is not None
+    for name in FILES:
+        shutil.copy(Path(str(package.origin)).with_name(name), dags)
     environment = SETTINGS | {
         "INTERVALS_FOLDER": str(intervals_folder),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": str(ALL),
         "AIRFLOW__CORE__PARALLELISM": "12",
         "AIRFLOW__PENSTOCK__POOLS": "default_pool,*",
     }
@@ -237,7 +233,7 @@ def test_the_examples_of_airflow_end_in_the_same_states_under_limits_on_everythi
     granted = {
         (row.label or "").split()[1].split("/")[0] for row in engine.store.history() if "second" in (row.label or "")
     }
-    assert granted > {dag_id for dag_id, task_id, _ in story.states["with"]} - EXCLUDED.keys()
+    assert granted >= set(SELECTED)
 
 
 def test_limits_hold_over_two_installations_and_status_tells_them_apart(story: Story) -> None:
