@@ -90,7 +90,7 @@ def ran(started_host: AirflowHost, limits: None, engine: Engine, intervals_folde
         def has_left() -> bool:
             return not [row for row in engine.status()["waiters"] if row["op_id"] == "waits"]
 
-        host.processes.wait_for("it has left the queue", has_left, seconds=20)
+        host.processes.wait_for("it has left the queue", has_left, seconds=100)
         for dag_id, end in ENDS.items():
             host.wait_for_runs(dag_id, [RUN_ID], seconds=180, expected=end)
         host.wait_for_runs("way_skipped_run", ["skipped"], seconds=60)
