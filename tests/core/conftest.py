@@ -97,7 +97,10 @@ def new_engine(store: Any) -> Iterator[Callable[..., Engine]]:
         return engine
 
     yield new
-    for engine in engines:
+    for engine in engines:  # as Engine.close does, but the store is everybody's
+        engine.wakeups.close()
+        if engine._threads is not None:
+            engine._threads.shutdown()
         engine._session.close()
 
 
