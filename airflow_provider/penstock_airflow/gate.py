@@ -59,7 +59,7 @@ def enter(context: Any) -> None:
     try:
         if (away := compatibility.event_of(ti).get("store_error")) is not None:
             raise StoreUnavailable(away)
-        _Gate(here, engine(), context, said).enter()
+        _Gate(here, patiently(engine), context, said).enter()
     except StoreUnavailable as error:
         if here.on_store_error != "run":
             raise
@@ -85,7 +85,7 @@ def leave(error: BaseException | None = None) -> None:
             if not compatibility.is_deferral(error) or not _hand_on(lease, error):
                 lease.release()
         engine().close()
-    except StoreUnavailable as away:
+    except Exception as away:  # whatever comes of the store: the task has done its work, and must not fail for it
         log.warning("Penstock: the slots could not be given back, they are freed when they expire: %s", away)
 
 
@@ -132,6 +132,10 @@ class _Gate:
         expected = Standing(within=run_claim.within)
         limited = bool(engine.demands(asked, concurrency, expected) or late_pools(asked, concurrency))
         way = self._way(run_claim.pools)
+        if way == "reschedule":
+            run_claim = replace(run_claim, roots=())  # one that is held back has no place that outlives this process
+        if of_run.on_blocked != "wait" and patiently(partial(engine.store.run_lease, run_claim.holder or "")) is None:
+            runs.end_those_over(engine)  # nobody waits for a run that a user has ended, so nobody else asks after it
         # The run's lease belongs to the run: no process stands behind it, and any task of the run waits with it.
         run, run_lease = self._wait(run_claim, of_run, way, ticket=True, probed=True)
         if run_lease is None and (way := self._outside(way)) == "reschedule" and runs.end_those_over(engine):

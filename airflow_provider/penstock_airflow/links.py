@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from penstock.errors import PenstockError
+from penstock.errors import PenstockError, StoreUnavailable
 
 from penstock_airflow import claims, installation
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("penstock.airflow")
 SNAPSHOT_SECONDS = 2.0
+FAILED_SECONDS = 30.0
+"""So long a store that did not answer is not asked again: pages of Airflow wait for it meanwhile."""
 """How old what is told may be: a page that somebody has open asks again and again, for every task it shows."""
 _SCHEMES = ("https://", "http://")
 
@@ -71,20 +74,30 @@ class _Latest:
         self._store: SqlStore | None = None
         self._read: Snapshot | None = None
         self._read_at = 0.0
+        self._failed_at = -math.inf
 
     def snapshot(self) -> Snapshot:
         """Raises ConfigError, StoreUnavailable, SchemaMismatch."""
         with self._lock:
+            if time.monotonic() - self._failed_at < FAILED_SECONDS:
+                raise StoreUnavailable("the store did not answer a moment ago")
             if self._read is None or time.monotonic() - self._read_at > SNAPSHOT_SECONDS:
-                if self._store is None:
-                    from penstock.connection import existing_store  # noqa: PLC0415
-
-                    store = existing_store(installation.store_url(installation.installation()))
-                    store.check_schema()
-                    self._store = store
-                self._read = self._store.snapshot()
+                try:
+                    self._read = self._fresh()
+                except StoreUnavailable:
+                    self._failed_at = time.monotonic()
+                    raise
                 self._read_at = time.monotonic()
             return self._read
+
+    def _fresh(self) -> Snapshot:
+        if self._store is None:
+            from penstock.connection import existing_store  # noqa: PLC0415
+
+            store = existing_store(installation.store_url(installation.installation()))
+            store.check_schema()
+            self._store = store
+        return self._store.snapshot()
 
 
 _latest = _Latest()

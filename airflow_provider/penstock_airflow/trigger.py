@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from penstock.request import Request
 
 log = logging.getLogger("penstock.airflow")
+KEEP_RETRY_SECONDS = 10.0
 
 
 class PenstockTrigger(BaseTrigger):  # type: ignore[misc,unused-ignore]  # the types are checked where Airflow is not installed
@@ -176,11 +177,13 @@ class HoldingTrigger(BaseTrigger):  # type: ignore[misc,unused-ignore]  # as abo
 
     async def _keep(self, claim: Claim) -> None:
         context = copy_context()
-        try:
-            engine = await _engine()
-        except PenstockError as error:
-            log.error("Penstock: the slots kept while the task is deferred cannot be renewed: %s", error)
-            return
+        while True:
+            try:
+                engine = await _engine()
+                break
+            except PenstockError as error:
+                log.error("Penstock: the slots kept while the task is deferred cannot be renewed now: %s", error)
+                await asyncio.sleep(KEEP_RETRY_SECONDS)
         engine.wakeups.keep(claim.claim_id, lambda: context.run(_tell_loss, claim.label))
         try:
             await asyncio.Event().wait()
@@ -189,18 +192,18 @@ class HoldingTrigger(BaseTrigger):  # type: ignore[misc,unused-ignore]  # as abo
 
     async def _last_renewal(self, claim: Claim) -> None:
         """Whoever resumes has the whole time to take the slots over."""
-        engine = await _engine()
-        seconds = engine.settings.ticket_seconds
         try:
+            engine = await _engine()
+            seconds = engine.settings.ticket_seconds
             await engine.off_loop(lambda: engine.store.renew([claim.claim_id], ticket_seconds=seconds))
-        except StoreUnavailable as error:
+        except PenstockError as error:
             log.warning("Penstock: the slots could not be renewed, the task may have to wait for them: %s", error)
 
     async def _release(self, claim: Claim) -> None:
-        engine = await _engine()
         try:
+            engine = await _engine()
             await engine.off_loop(partial(_give_up, engine, claim))
-        except StoreUnavailable as error:
+        except PenstockError as error:
             log.warning("Penstock: the slots could not be given back, they are freed when they expire: %s", error)
 
 

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 SWEEPERS = 4
 """Among more processes than these, each sweeps the more seldom, so that together they do as often as so many."""
 
+PROBE_SECONDS = 5.0
+"""So long hosts are asked about runs in one round; the next round goes on with the others."""
+
 
 class Janitor:
     """That of one engine."""
@@ -88,16 +91,25 @@ class Janitor:
             if not self._engine.hook.penstock_holder_alive.get_hookimpls():
                 return 0
             is_alive = self._plugins_say
-        ended, snapshot = 0, self._engine.store.snapshot()
-        now = snapshot.now
+        ended, alive, snapshot = 0, list[str](), self._engine.store.snapshot()
+        now, began = snapshot.now, time.monotonic()
         for row in snapshot.claims:
-            if row.probed and is_alive(row) is False:
+            if not row.probed:
+                continue
+            if time.monotonic() - began > PROBE_SECONDS:
+                break  # who waits for this thread does not wait for a host that is slow to answer
+            answer = is_alive(row)
+            if answer:
+                alive.append(row.claim.claim_id)
+            elif answer is False:
                 reason = "the host says that the run is over"
                 if self._engine.store.end(row.claim.claim_id, reason=reason):
                     ended += 1
                     self._engine.hook.penstock_expired(
                         claim=row.claim, held_seconds=row.held_seconds(now), reason=reason
                     )
+        if alive:
+            self._engine.store.renew(alive, ticket_seconds=self._engine.settings.run_probe_seconds)
         return ended
 
     def _plugins_say(self, row: ClaimRow) -> bool | None:

@@ -93,6 +93,10 @@ def test_a_store_that_is_away_is_no_error_of_the_page(
     installation.installation.cache_clear()
     assert page() == ""
     assert "no link to who holds the slot" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(links._Latest, "_fresh", None)
+    assert page() == ""
+    assert "did not answer a moment ago" in caplog.text, "it is not asked again for each page"
 
 
 def test_without_a_store_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:

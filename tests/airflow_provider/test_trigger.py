@@ -17,7 +17,7 @@ from penstock.claim import Claim
 from penstock.config import Concurrency
 from penstock.decision import Granted
 from penstock.engine import ASYNC_THREADS, Engine
-from penstock.errors import ConfigError, StoreUnavailable
+from penstock.errors import ConfigError, Fault, StoreUnavailable
 from penstock.settings import Settings
 from penstock.store.sql import SqlStore
 from penstock_airflow import installation
@@ -213,6 +213,19 @@ def holding(engine: Engine, claim: Claim, trigger: Any) -> Any:
     wrapped = HoldingTrigger.around(trigger, replace(claim, claim_id=lease.claim_id))
     lease.hand_over(seconds=engine.settings.ticket_seconds)
     return wrapped
+
+
+def test_an_operators_trigger_goes_on_though_its_slots_cannot_be_kept(
+    engines: Callable[[], Engine], triggerer: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = engines()
+    wrapped = holding(other, op(other, "deferred"), inner("done"))
+
+    def nobody() -> None:
+        raise ConfigError([Fault("no store_url here", path="[penstock]")])
+
+    monkeypatch.setattr(installation, "engine", nobody)
+    assert asyncio.run(asyncio.wait_for(fired(wrapped), SOON)).payload["event"] == "done"
 
 
 def inner(*events: object, **kwargs: Any) -> Any:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from penstock import Blocked, ImpossibleClaim, LeaseLost, Skipped, WaitTimeout, changes
+from penstock import Blocked, ImpossibleClaim, LeaseLost, Skipped, WaitTimeout, changes, janitor
 from penstock.claim import Claim
 from penstock.config import Concurrency, PoolLimit
 from penstock.decision import Granted, Refused, Waiting
 from penstock.engine import Engine
 from penstock.errors import ConfigChanged, StoreUnavailable
-from penstock.store.contract import ClaimState, Event, Owner, Result
+from penstock.store.contract import ClaimRow, ClaimState, Event, Owner, Result
 
 SECOND = 1_000_000
 Configure = Callable[..., None]
@@ -408,11 +409,11 @@ def test_a_probed_run_outlives_processes_and_ends_when_the_host_says_so(
     from penstock.hookspecs import hookimpl
 
     class Host:
-        over = False
+        answer: bool | None = None
 
         @hookimpl
         def penstock_holder_alive(self, claim: Any) -> bool | None:
-            return False if self.over and claim.claim.run_id == "r" else None
+            return self.answer if claim.claim.run_id == "r" else None
 
     configure(runs={"max_concurrent_runs": 1})
     host = Host()
@@ -423,9 +424,32 @@ def test_a_probed_run_outlives_processes_and_ends_when_the_host_says_so(
     store.sweep()
     assert held(engine, "runs") == 1
     assert engine.janitor.probe() == 0
-    host.over = True
+    host.answer = True  # longer than a run is kept of which nobody can say anything: its day begins anew
+    store.clock_shift += 22 * 3600 * SECOND
+    assert engine.janitor.probe() == 0
+    store.clock_shift += 22 * 3600 * SECOND
+    store.sweep()
+    assert held(engine, "runs") == 1
+    host.answer = False
     assert engine.janitor.probe() == 1
     assert held(engine, "runs") == 0
+
+
+def test_a_host_that_is_slow_to_answer_is_asked_again_in_the_next_round(
+    new_engine: NewEngine, configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(janitor, "PROBE_SECONDS", 0.01)
+    configure(runs={"max_concurrent_runs": 3})
+    engine, asked = new_engine(), list[str | None]()
+    for run_id in ("1", "2", "3"):
+        engine.request(engine.run_claim(run_id), probed=True).step()
+
+    def slowly(row: ClaimRow) -> None:
+        asked.append(row.claim.run_id)
+        time.sleep(0.02)
+
+    engine.janitor.probe(slowly)
+    assert len(asked) == 1
 
 
 def test_end_run_frees_the_run_lease(engine: Engine, configure: Configure) -> None:

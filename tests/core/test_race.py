@@ -34,7 +34,7 @@ SECONDS = float(os.environ.get("PENSTOCK_TEST_RACE_SECONDS", "15"))
 TTL_SECONDS, GRACE_SECONDS = 2.0, 3.0
 CAPACITIES = {"pool:one": 1, "pool:three": 3, "pool:five": 5, "run_tag:team=x": 2}
 
-RUN_PROCESSES, RUN_SECONDS = 16, 12.0
+RUN_PROCESSES, RUN_SECONDS, RUN_KILLED = 16, 12.0, 10
 COMMAND = """
 import os, sys, time
 begun = time.monotonic()
@@ -228,7 +228,7 @@ def test_sixteen_commands_killed_at_random_never_pass_the_limit(store_url: str, 
     running: list[subprocess.Popen[bytes]] = []
     with sampled(engine) as most_seen:
         try:
-            while time.monotonic() < stop:
+            while time.monotonic() < stop or killed < RUN_KILLED:  # a busy machine kills more slowly
                 running = [child for child in running if child.poll() is None]
                 while len(running) < RUN_PROCESSES:
                     running.append(subprocess.Popen(command, env=environment, start_new_session=True))
@@ -248,7 +248,7 @@ def test_sixteen_commands_killed_at_random_never_pass_the_limit(store_url: str, 
     intervals = inside(log, killed_at)
     ran = len(intervals)
     print(f"limit {limit}: {ran} commands ran, {killed} killed, most at once {most_at_once(intervals)}")
-    assert ran >= 10 <= killed
+    assert ran >= RUN_KILLED
     assert most_seen["pool:p"] <= limit
     assert most_at_once(intervals) <= limit
     # Every slot is usable again: all of them at once.

@@ -312,7 +312,10 @@ class Store(Protocol):
         """
 
     def renew(self, claim_ids: Sequence[str], *, ticket_seconds: float) -> set[str]:
-        """Give tickets, waiting or held, that long from now on. Those that live, whoever owns them by now."""
+        """Give tickets, waiting or held, and probed leases at least that long from now on.
+
+        Those that live, whoever owns them by now.
+        """
 
     def touch(self, claim_id: str, demands: Sequence[Demand], *, version: int, owner: Owner) -> Outcome:
         """Speak up for a claim: acknowledge its grant (HELD), leave parking, adopt a ticket, or keep waiting."""

@@ -94,7 +94,7 @@ def dialect_for(url: str) -> tuple[URL, Dialect]:
     """The URL with its driver, and how to talk to what it names. Raises StoreUnavailable on an unusable URL."""
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # their text may hold a part of the password
         raise StoreUnavailable(
             "the store's URL cannot be read; write it as SQLAlchemy does: postgresql://user@host/name"
         ) from None

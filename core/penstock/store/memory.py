@@ -291,8 +291,9 @@ class MemoryStore:
         with self._lock:
             live = {one for one in claim_ids if one in self._claims and self._claims[one].state is not ClaimState.ENDED}
             for claim_id in live:
-                if self._claims[claim_id].liveness is Liveness.TICKET:
-                    self._claims[claim_id].deadline = self._now() + _us(ticket_seconds)
+                entry, deadline = self._claims[claim_id], self._now() + _us(ticket_seconds)
+                if entry.liveness in (Liveness.TICKET, Liveness.PROBE):
+                    entry.deadline = max(entry.deadline or 0, deadline)
             return live
 
     def hand_over(

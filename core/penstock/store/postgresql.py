@@ -34,6 +34,8 @@ from penstock.store.contract import ClaimState
 from penstock.store.digests import digest
 
 GRANT_LOCK = 0x70656E73  # "pens": one grant lock for each database schema
+# How long a server that says nothing is waited for, in seconds and ms; what the URL says of these counts instead.
+PATIENCE = {"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "tcp_user_timeout": 20_000}
 CHANNEL = "penstock_granted"  # for tickets; with a session's id at its end, for the waiters of that session
 # A stopped process must not hold up the others. And for few, small statements again and again: to plan one costs as
 # much as to execute it, to compile a plan a hundred times as much, and a plan made with empty tables must serve later.
@@ -317,7 +319,8 @@ class PostgresqlDialect:
 
         Behind a pooler that lends connections for a transaction, the bounds are set in each transaction.
         """
-        engine = create_engine(url, **POOL, pool_size=connections)
+        patience = {name: value for name, value in PATIENCE.items() if name not in url.query}
+        engine = create_engine(url, **POOL, pool_size=connections, connect_args=patience)
         # Whoever waits for a lock outlasts the one who was stopped with it.
         self._bounds = {"bound": str(int(lock_seconds * 1000)), "idle": str(int(lock_seconds * 500))}
 
@@ -472,7 +475,7 @@ class PostgresqlListener:
         """A listener, or None behind a pooler, where a session's LISTEN would be another's."""
         arguments, options = engine.dialect.create_connect_args(url)
         try:
-            connection = psycopg.connect(*arguments, **options, autocommit=True)
+            connection = psycopg.connect(*arguments, **{**PATIENCE, **options}, autocommit=True)
             if behind_pooler(connection):
                 connection.close()
                 return None

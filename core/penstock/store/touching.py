@@ -62,10 +62,10 @@ def touch(
 def renew(tx: Transaction, claim_ids: Sequence[str], ticket_seconds: float) -> set[str]:
     """See `Store.renew`."""
     live = t.claim.c.id.in_(claim_ids) & (t.claim.c.state != ClaimState.ENDED.value)
-    tickets = live & (t.claim.c.liveness == Liveness.TICKET.value)
-    locked = select(t.claim.c.id).where(tickets).order_by(t.claim.c.id).with_for_update(skip_locked=True)
-    mine = tx.connection.scalars(locked).all()
     deadline = tx.now + int(ticket_seconds * 1_000_000)
+    timed = t.claim.c.liveness.in_([Liveness.TICKET.value, Liveness.PROBE.value]) & (t.claim.c.deadline < deadline)
+    locked = select(t.claim.c.id).where(live & timed).order_by(t.claim.c.id).with_for_update(skip_locked=True)
+    mine = tx.connection.scalars(locked).all()
     tx.connection.execute(update(t.claim).where(t.claim.c.id.in_(mine)).values(deadline=deadline))
     return set(tx.connection.scalars(select(t.claim.c.id).where(live)))
 
