@@ -31,7 +31,7 @@ from penstock.errors import (
 )
 from penstock.settings import Settings
 from penstock.store.sql import SqlStore
-from penstock_airflow import asking, compatibility, gate, installation, limits
+from penstock_airflow import asking, compatibility, gate, installation, limits, runs
 from penstock_airflow.installation import Installation
 from penstock_airflow.limits import Limits, RunLimits
 
@@ -307,6 +307,19 @@ def test_a_rescheduled_task_that_waits_for_a_run_slot_leaves_the_runs_place(
     assert labels(other, "waiters") == ["airflow/tests dag/run"]
 
 
+def test_a_run_whose_tasks_are_rescheduled_is_not_held_back(
+    other: Engine, here: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would have no place that outlives the worker, and its five minutes would begin anew at each look."""
+    settle(monkeypatch, replace(here, waiting="reschedule"))
+    other.acquire(other.claim("narrow", run_id="other/run", op_id="first"))
+    begun = context()
+    begun["dag"].tasks = [begun["task"]]
+    with pytest.raises(airflow_versions.exception("AirflowRescheduleException")):
+        gate.enter(begun)
+    assert labels(other, "waiters") == ["airflow/tests dag/run task"]
+
+
 def test_a_blocked_task_waits_in_the_worker(
     other: Engine, here: Installation, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -429,6 +442,16 @@ def test_a_run_that_does_not_wait_fails_its_tasks(other: Engine, monkeypatch: py
     with pytest.raises(Blocked, match=r"runs: 1 of 1 held"):
         gate.enter(context("first"))
     assert not other.status()["waiters"]
+
+
+def test_a_run_that_a_user_ended_bars_no_run_that_does_not_wait(other: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits then, so that nobody else asks: each run was skipped for a day."""
+    said(monkeypatch, run=RunLimits(on_blocked="skip"))
+    other.request(other.run_claim("over/run"), ticket=True, probed=True).step()
+    monkeypatch.setattr(runs, "ASK_SECONDS", 0.0)
+    monkeypatch.setattr(asking, "run_is_alive_here", lambda dag_id, _: dag_id != "over")
+    gate.enter(context())
+    assert labels(other, "leases") == ["airflow/tests dag/run", "airflow/tests dag/run task"]
 
 
 def test_a_time_out_counts_from_the_beginning_of_the_wait(other: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
