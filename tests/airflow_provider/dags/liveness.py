@@ -6,12 +6,12 @@ import os
 from datetime import timedelta
 from pathlib import Path
 
+from airflow.providers.common.compat.sdk import AirflowSkipException
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.providers.standard.operators.python import PythonOperator
 from airflow.providers.standard.sensors.python import PythonSensor
 from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 from airflow.sdk import DAG, BaseOperator, get_current_context
-from airflow.providers.common.compat.sdk import AirflowSkipException
 from recording import record
 
 SHORT, LONG = 0.5, 90.0
