@@ -224,16 +224,20 @@ def test_sixteen_commands_killed_at_random_never_pass_the_limit(store_url: str, 
     command = [sys.executable, "-m", "penstock", "--store", store_url, "run", "--pool", "p", "--"]
     command += [sys.executable, "-S", str(script), str(log)]
     environment = os.environ | {"PENSTOCK_SESSION_TTL_SECONDS": "4"}
-    killed, killed_at, stop = 0, dict[int, float](), time.monotonic() + RUN_SECONDS
+    killed, killed_holders, killed_at, stop = 0, 0, dict[int, float](), time.monotonic() + RUN_SECONDS
     running: list[subprocess.Popen[bytes]] = []
     with sampled(engine) as most_seen:
         try:
-            while time.monotonic() < stop or killed < RUN_KILLED:  # a busy machine kills more slowly
+            while time.monotonic() < stop or killed < RUN_KILLED or killed_holders < 3:  # on a busy machine, longer
                 running = [child for child in running if child.poll() is None]
                 while len(running) < RUN_PROCESSES:
                     running.append(subprocess.Popen(command, env=environment, start_new_session=True))
                 time.sleep(rng.uniform(0.5, 1.0))
-                victim = rng.choice(holders(engine, running) or running) if rng.random() < 0.7 else rng.choice(running)
+                holding = holders(engine, running)
+                if not holding:
+                    continue  # they are still starting
+                victim = rng.choice(holding if rng.random() < 0.7 else running)
+                killed_holders += victim in holding
                 members = _group(victim.pid)
                 os.killpg(victim.pid, signal.SIGKILL)
                 victim.wait()
