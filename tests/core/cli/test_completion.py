@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from servers import missing
 from situations import CALM, Configure, NewEngine
 
 Complete = Callable[..., list[str]]
@@ -76,8 +77,9 @@ def test_the_script_of_each_shell(shell: str) -> None:
 
 
 @on_sqlite
-@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
 def test_in_a_real_bash(new_engine: NewEngine, configure: Configure, store_url: str) -> None:
+    if shutil.which("bash") is None:
+        missing("no bash")
     configure(pools={"limits": {"warehouse": 2, "web": 1}})
     engine = new_engine(settings=CALM)
     engine.acquire(engine.claim("web", run_id="nightly-7"))
