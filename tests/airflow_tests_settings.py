@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,15 @@ SETTINGS = {
     "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "5",
     "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "2",
 }
+
+CELERY = {}
+if broker := os.environ.get("PENSTOCK_TEST_CELERY_BROKER_URL"):
+    CELERY = {
+        "AIRFLOW__CORE__EXECUTOR": "CeleryExecutor",
+        "AIRFLOW__CELERY__BROKER_URL": broker,
+        "AIRFLOW__CELERY__WORKER_CONCURRENCY": SETTINGS["AIRFLOW__CORE__PARALLELISM"],
+        "AIRFLOW__OPERATORS__DEFAULT_QUEUE": f"penstock-tests-{os.getpid()}",  # nothing that others have left there
+    }
 
 
 def limits_are(engine: Engine, document: Mapping[str, Any]) -> None:

@@ -34,6 +34,11 @@ def serialized_dag(dag: Any) -> Any:
     return _first(f"{module}:DagSerialization", f"{module}:SerializedDAG").to_dict(dag)
 
 
+def triggers_are_told_of_kills() -> bool:
+    """Whether a trigger hears that a user has ended its task: from 3.3 on."""
+    return hasattr(_first("airflow.triggers.base:BaseTrigger"), "on_kill")
+
+
 def policy_manager() -> Any:
     """Airflow's plugin manager of cluster policies."""
     from airflow import settings

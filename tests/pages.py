@@ -106,7 +106,7 @@ class Shell:
             name, _, value = command.removeprefix("export ").partition("=")
             self.environment[name] = value
             return []
-        if command.startswith("penstock ") and not command.startswith("penstock run "):
+        if command.startswith("penstock ") and not command.startswith("penstock run ") and " | " not in command:
             printed = self._here(command)
         else:
             printed = self._in_a_process(command)

@@ -7,6 +7,8 @@ import json
 import sys
 import urllib.request
 from collections.abc import Coroutine
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from penstock_airflow import compatibility
@@ -14,6 +16,7 @@ from penstock_airflow import compatibility
 DEFAULT_API_URL = "http://localhost:8080"
 ANSWER_SECONDS = 30.0
 HEALTH_SECONDS = 3.0
+UNASSIGNED_SECONDS = 60.0
 _loops: list[asyncio.AbstractEventLoop] = []  # of the triggerer, if this process is one
 
 
@@ -100,9 +103,36 @@ def _answered(question: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run_coroutine_threadsafe(question, _loops[0]).result(ANSWER_SECONDS)
 
 
-def living_triggerer() -> bool:
-    """Whether a triggerer beats, as Airflow's database says. Raises whatever that raises where it cannot be reached."""
-    from airflow.jobs.job import most_recent_job  # noqa: PLC0415
+@dataclass(frozen=True, slots=True)
+class Triggerers:
+    """Those that beat, how many triggers they take together, and how many triggers there are.
 
-    job = most_recent_job("TriggererJob")
-    return job is not None and bool(job.is_alive())
+    `waiting` of these are ours; of them `unassigned` have been in no triggerer for a minute.
+    """
+
+    running: int
+    capacity: int
+    triggers: int = 0
+    waiting: int = 0
+    unassigned: int = 0
+
+
+def triggerers() -> Triggerers:
+    """What Airflow's database says of them. Raises whatever that raises where it cannot be reached."""
+    from airflow.jobs.job import Job  # noqa: PLC0415
+    from airflow.models.trigger import Trigger  # noqa: PLC0415
+    from airflow.utils.session import create_session  # noqa: PLC0415
+    from sqlalchemy import func, select  # noqa: PLC0415
+
+    with create_session(scoped=False) as session:
+        jobs = session.scalars(select(Job).where(Job.job_type == "TriggererJob", Job.state == "running"))
+        running = sum(bool(job.is_alive()) for job in jobs)
+        ours = Trigger.classpath.startswith("penstock_airflow.")
+        long_ago = datetime.now(tz=UTC) - timedelta(seconds=UNASSIGNED_SECONDS)
+        nowhere = Trigger.triggerer_id.is_(None) & (Trigger.created_date < long_ago)
+        triggers, waiting, unassigned = (
+            session.scalar(select(func.count()).select_from(Trigger).where(*which))
+            for which in ((), (ours,), (ours, nowhere))
+        )
+    capacity = compatibility.configuration().getint("triggerer", "capacity")
+    return Triggerers(running, running * capacity, triggers, waiting, unassigned)

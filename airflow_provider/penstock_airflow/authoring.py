@@ -14,7 +14,8 @@ from penstock.errors import ClaimError
 from penstock.settings import OnBlocked
 
 from penstock_airflow import dag_objects
-from penstock_airflow.limits import MARK, Said, said_of
+from penstock_airflow.limits import MARK, said_of
+from penstock_airflow.said import Said
 
 Limitable = TypeVar("Limitable")
 _PLACES = (

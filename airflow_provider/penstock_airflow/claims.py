@@ -156,7 +156,7 @@ def op_claim(
         url=facts.url,
         in_run=True,
         name=_op_name(facts),
-        step=f"{facts.dag_id}.{facts.task_id}",
+        step=_step(facts),
     )
 
 
@@ -175,6 +175,11 @@ def _asked(
 ) -> dict[str, int]:
     native = {pool: pool_slots} if pool in concurrency.pools.limits or _matches(pool, globs) else {}
     return native | dict(pools)
+
+
+def _step(facts: TaskFacts) -> str:
+    """`dag_id.task_id`; `dag_id/task_id` where the DAG's id has a dot: the ids of tasks in groups have some, too."""
+    return f"{facts.dag_id}{'/' if '.' in facts.dag_id else '.'}{facts.task_id}"
 
 
 def _op_name(facts: TaskFacts) -> str:

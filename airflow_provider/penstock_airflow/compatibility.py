@@ -49,6 +49,11 @@ def skipped(why: str) -> Any:
     return _exception("AirflowSkipException")(why)
 
 
+def failed(why: str) -> Any:
+    """The exception by which a task fails without another try."""
+    return _exception("AirflowFailException")(why)
+
+
 def rescheduled(after_seconds: float) -> Any:
     """The exception by which a task leaves the worker for some time."""
     return _exception("AirflowRescheduleException")(datetime.now(tz=UTC) + timedelta(seconds=after_seconds))

@@ -33,6 +33,7 @@ def parts() -> Iterator[Part]:
         ("connection type", _connection_type),
         ("trigger", _trigger),
         ("settings", _settings),
+        ("installation", _installation),
         ("triggerer", _triggerer),
     ):
         yield _looked(f"airflow {name}", look)
@@ -113,20 +114,46 @@ def _settings(name: str) -> Part:
     return Part(name, State.WARNING, f"{detail}: nothing waits", "set it to enforce when you have seen enough", facts)
 
 
+def _installation(name: str) -> Part:
+    """Whether a second one under the same name would be noticed. Each process must come to the same answer: workers see
+    nothing of Airflow's database, so that its API's URL is all there is.
+    """
+    if not installation.store_is_configured():
+        return Part(name, State.INACTIVE, "there is no store to share with others")
+    url = asking.own_url()
+    if url is not None:
+        return Part(name, State.OK, f"told from others by its URL: {url}", facts={"url": url})
+    detail = "has no URL of its own: another one under its name on this store would not be noticed"
+    return Part(
+        name, State.WARNING, detail, "set [api] base_url, for every component, to where users find this Airflow"
+    )
+
+
 def _triggerer(name: str) -> Part:
     try:
-        alive = asking.living_triggerer()
+        seen = asking.triggerers()
     except Exception as error:  # a worker may not reach Airflow's database, nor need it
         detail = f"cannot be seen from here: Airflow's database cannot be asked ({type(error).__name__})"
         return Part(name, State.WARNING, detail, "ask where the scheduler runs")
-    if alive:
-        return Part(name, State.OK, "one is running")
+    if seen.unassigned:
+        detail = f"{_tasks(seen.unassigned)} for slots in no triggerer, and {'is' if seen.unassigned == 1 else 'are'} "
+        detail += f"granted nothing; {seen.running} running, with room for {seen.capacity} of {seen.triggers} triggers"
+        remedy = "start another `airflow triggerer`, or raise [triggerer] capacity; where triggerers have --queues, "
+        return Part(name, State.WARNING, detail, remedy + "set [penstock] triggerer_queues")
+    if seen.running:
+        facts = {"running": seen.running, "capacity": seen.capacity, "triggers": seen.triggers}
+        detail = f"{seen.running} running, {seen.triggers} of {seen.capacity} places taken"
+        return Part(name, State.OK, f"{detail}; {_tasks(seen.waiting)} for slots there", facts=facts)
     if not installation.store_is_configured():
         return Part(name, State.INACTIVE, "none is running, and none is needed without a store")
     if Installation.configured().waiting == "defer":
         detail = "none is running: tasks that have to wait are rescheduled instead"
         return Part(name, State.WARNING, detail, "start `airflow triggerer`")
     return Part(name, State.INACTIVE, "none is running, and none is needed as tasks wait here")
+
+
+def _tasks(waiting: int) -> str:
+    return "1 task waits" if waiting == 1 else f"{waiting} tasks wait"
 
 
 def _options() -> dict[str, Any]:

@@ -44,6 +44,7 @@ class Installation:
     session_ttl_seconds: float = 60.0
     waiting: Way = "defer"
     waiting_by_pool: tuple[tuple[str, Way], ...] = ()
+    triggerer_queues: tuple[str, ...] = ("*",)
     reschedule_seconds: float = 30.0
     release_while_deferred: tuple[str, ...] = ()
     exempt_setup_teardown: bool = False
@@ -96,6 +97,7 @@ class Installation:
             session_ttl_seconds=conf.getfloat(SECTION, "session_ttl_seconds", fallback=60.0),
             waiting=cast("Way", conf.get(SECTION, "waiting", fallback="defer")),
             waiting_by_pool=_pairs(conf.get(SECTION, "waiting_by_pool", fallback="")),
+            triggerer_queues=_listed(conf.get(SECTION, "triggerer_queues", fallback="*")),
             reschedule_seconds=conf.getfloat(SECTION, "reschedule_seconds", fallback=30.0),
             release_while_deferred=_listed(conf.get(SECTION, "release_while_deferred", fallback="")),
             exempt_setup_teardown=conf.getboolean(SECTION, "exempt_setup_teardown", fallback=False),

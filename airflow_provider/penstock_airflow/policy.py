@@ -85,9 +85,9 @@ def enter_gate(context: Any) -> None:
 
 def leave_gate(error: BaseException | None) -> None:
     """Give back what this attempt holds, or hand it on to the trigger for which it leaves the worker."""
-    from penstock_airflow import gate  # noqa: PLC0415
+    from penstock_airflow import holding  # noqa: PLC0415
 
-    gate.leave(error)
+    holding.leave(error)
 
 
 def end_run(context: Any) -> None:

@@ -84,9 +84,9 @@ def get_provider_info() -> dict[str, Any]:
                         default="",
                     ),
                     "pool_per_op": _option(
-                        "Comma-separated globs of ``dag_id.task_id``: each of these tasks gets a pool of its own, "
-                        "named ``op/DEPLOYMENT/dag_id.task_id``, with the default limit, else one slot. "
-                        "``penstock pools ops`` lists them.",
+                        "Comma-separated globs of ``dag_id.task_id`` (``dag_id/task_id`` where the DAG's id has a "
+                        "dot): each of these tasks gets a pool of its own, named ``op/DEPLOYMENT/dag_id.task_id``, "
+                        "with the default limit, else one slot. ``penstock pools ops`` lists them.",
                         example="etl.*,report.send",
                         default="",
                     ),
@@ -117,6 +117,13 @@ def get_provider_info() -> dict[str, Any]:
                         "then ``reschedule``, then ``block``.",
                         example="api=block,license_*=reschedule",
                         default="",
+                    ),
+                    "triggerer_queues": _option(
+                        "Comma-separated globs of task queues that have a triggerer of their own (``airflow triggerer "
+                        "--queues``, where ``[triggerer] queues_enabled`` is set): their tasks wait there, those of "
+                        "other queues in a triggerer without queues.",
+                        example="default,spark_*",
+                        default="*",
                     ),
                     "reschedule_seconds": _option(
                         "After how many seconds a rescheduled task looks again, 30 to 240. Its place in the queue is "

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from penstock.errors import StoreUnavailable
 from penstock.hooks import installed_plugins
 from penstock.hookspecs import hookimpl
 from penstock.store.contract import ClaimRow
@@ -17,25 +19,62 @@ if TYPE_CHECKING:
     from penstock.engine import Engine
 
 log = logging.getLogger("penstock.airflow")
-PATIENCE_SECONDS = 20.0  # the dag-processor kills the whole parse of a file after 50 s
+PATIENCE_SECONDS = 20.0
+"""So long the callbacks of one file wait for a store that is away, all together: the dag-processor ends the whole parse
+of a file after 50 s, with the users' callbacks that come after ours.
+"""
+ONE_FILE_SECONDS = 60.0
+"""What a process does within these is taken for the callbacks of one file."""
 ASK_SECONDS = 30.0
 """How long a run is left alone after it was granted, and after each question about it. Most runs end by their callbacks
 before; the first question that a triggerer's child asks has its parent load the whole API server, which takes seconds
 in which no trigger of that triggerer goes on.
 """
+FORGOTTEN_SECONDS = 300.0
+"""After so long without a word from a run the first task of another asks about it, though nobody waits: its callbacks
+may have found the store away. Otherwise its slots would be free only a day later, for all hosts.
+"""
 
 
 def end(context: Any) -> None:
-    """Free the run's lease. Raises StoreUnavailable when the store stays away; Airflow writes that into its log."""
+    """Free the run's lease, unless the run was cleared meanwhile and has begun again.
+
+    Raises StoreUnavailable when the store stays away; Airflow writes that into its log.
+    """
     run_id = claims.run_id(context["dag"].dag_id, context["run_id"])
+    ended_at = getattr(context.get("dag_run"), "end_date", None)  # Airflow may know of no task that could tell it
 
     def end_run() -> bool:
         engine = installation.engine()
         engine.configuration()  # the first question makes sure of the store
-        return engine.end_run(run_id)
+        return engine.end_run(run_id, ended_seconds_ago=ended_at and time.time() - ended_at.timestamp())
 
-    if installation.patiently(end_run, patience_seconds=PATIENCE_SECONDS):
+    if _patience.spent_on(end_run):
         log.info("Penstock: the run slot of %s is free", run_id)
+
+
+class _Patience:
+    """What the callbacks of one file have left for a store that is away."""
+
+    def __init__(self) -> None:
+        self._began_at = -math.inf  # monotonic
+        self._is_over = False
+
+    def spent_on(self, call: Callable[[], bool]) -> bool:
+        """The call's result. Raises StoreUnavailable when patience is over, at once where it was so before."""
+        now = time.monotonic()
+        if now - self._began_at > ONE_FILE_SECONDS:
+            self._began_at, self._is_over = now, False
+        if self._is_over:  # to find it away once more takes time, too
+            raise StoreUnavailable("the store did not answer a moment ago; the slot comes back when Airflow is asked")
+        try:
+            return installation.patiently(call, patience_seconds=max(0.0, self._began_at + PATIENCE_SECONDS - now))
+        except StoreUnavailable:
+            self._is_over = True
+            raise
+
+
+_patience = _Patience()
 
 
 def watch() -> None:
@@ -48,15 +87,19 @@ def watch() -> None:
         installed_plugins().register(_Probe(), __name__)
 
 
-def end_those_over(engine: Engine) -> int:
-    """Ask about the runs that hold a lease, from a task that waits for one and is about to leave; how many are over.
+def end_those_over(engine: Engine, *, silent_seconds: float | None = None) -> int:
+    """Ask about the runs that hold a lease and were silent for so long (`ASK_SECONDS`); how many of them are over.
 
-    For an installation whose triggerer has nothing to do, or that has none. Only the main thread may ask.
+    From a task that waits for one, or is about to leave: for an installation whose triggerer has nothing to do, or that
+    has none. From the first task of each run: for those whose end the store has never heard of. Only the main thread
+    may ask. A run that one of its own tasks, or somebody's question, has shown alive a moment ago is left alone: many
+    tasks may wait.
     """
+    silent_seconds = ASK_SECONDS if silent_seconds is None else silent_seconds
 
     def is_alive(row: ClaimRow) -> bool | None:
-        since = (row.granted_at or row.enqueued_at) / 1_000_000
-        return _asked(row, asking.run_is_alive_here) if time.time() - since > ASK_SECONDS else None
+        shown_at = (row.expires_at or 0) / 1_000_000 - engine.settings.run_probe_seconds
+        return _asked(row, asking.run_is_alive_here) if time.time() - shown_at > silent_seconds else None
 
     return engine.janitor.probe(is_alive)
 

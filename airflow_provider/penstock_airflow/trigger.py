@@ -38,16 +38,22 @@ class PenstockTrigger(BaseTrigger):  # type: ignore[misc,unused-ignore]  # the t
     JSON text, so that Airflow's serializer leaves it alone.
     """
 
-    supports_triggerer_queue = False
-
     def __init__(self, claims: str, not_before: float, until: float | None = None) -> None:
         super().__init__()
         self.claims, self.not_before, self.until = claims, not_before, until
 
     @classmethod
-    def waiting_for(cls, claims: Sequence[Claim], *, not_before: float, until: float | None = None) -> Self:
-        """The trigger for these claims, in this order."""
-        return cls(json.dumps([claim.as_dict() for claim in claims]), not_before, until)
+    def waiting_for(
+        cls, claims: Sequence[Claim], *, not_before: float, until: float | None = None, in_queue: bool = True
+    ) -> Self:
+        """The trigger for these claims, in this order.
+
+        `in_queue`: where Airflow's triggers have queues, it goes to a triggerer of its task's queue, as an operator's
+        own does; else to one without queues.
+        """
+        trigger = cls(json.dumps([claim.as_dict() for claim in claims]), not_before, until)
+        trigger.supports_triggerer_queue = in_queue
+        return trigger
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """As Airflow stores it."""

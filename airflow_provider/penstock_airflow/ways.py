@@ -19,9 +19,14 @@ def way_of(pools: Iterable[str], *, otherwise: Way, by_pool: Sequence[tuple[str,
     return min(ways or [otherwise], key=get_args(Way).index)
 
 
+def matches_any(name: str, globs: Iterable[str]) -> bool:
+    """Whether one of the globs matches the name."""
+    return any(fnmatchcase(name, glob) for glob in globs)
+
+
 def is_released(pools: Sequence[str], globs: Sequence[str]) -> bool:
     """Whether an op of these pools gives its slots back while it is deferred: when every one of its pools says so.
 
     A claim is given back whole or not at all, so one pool that is to be held holds the others.
     """
-    return bool(pools) and all(any(fnmatchcase(pool, glob) for glob in globs) for pool in pools)
+    return bool(pools) and all(matches_any(pool, globs) for pool in pools)

@@ -171,6 +171,15 @@ def check_pool_name(name: object) -> str:
     return name
 
 
+def can_name_pool(name: object) -> bool:
+    """Whether a pool can have that name: what `check_pool_name` takes."""
+    try:
+        check_pool_name(name)
+    except ClaimError:
+        return False
+    return True
+
+
 def parse_pool(text: str) -> tuple[str, int]:
     """`NAME` or `NAME:SLOTS` (last colon, digits) as (name, slots)."""
     match = _SLOTS_SUFFIX.fullmatch(text)

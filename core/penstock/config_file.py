@@ -11,13 +11,20 @@ from pydantic import BaseModel, ValidationError
 
 from penstock.config import Concurrency, Ops, PerUniqueValue, PoolLimit, Pools, Runs, TagLimit, rule_value
 from penstock.errors import ConfigError, Fault
+from penstock.host_tags import unmatched_rules
 from penstock.yaml_lines import MAX_DEPTH, MAX_NODES, Lines, Location, TooLarge, compose, path_of
 
 MAX_CHARACTERS = 1_000_000
+MAX_BYTES = 4 * MAX_CHARACTERS  # of UTF-8
+TOO_LONG = f"a configuration of more than {MAX_CHARACTERS} characters is refused"
 
-# Tags that hosts under Penstock never set: Dagster's own. A rule on one can never match.
-DAGSTER_TAGS = "dagster/"
 BLOCK_KEYS = frozenset(Concurrency.model_fields)
+# The top of a dagster.yaml, as far as it is Dagster's alone.
+DAGSTER_KEYS = frozenset(
+    {"run_queue", "run_coordinator", "run_launcher", "run_monitoring", "run_retries", "run_storage", "compute_logs"}
+    | {"event_log_storage", "schedule_storage", "local_artifact_storage", "instance_class", "storage"}
+)
+WHOLE_DAGSTER = "`penstock migrate dagster` takes over a whole dagster.yaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,46 +37,57 @@ class Read:
 
 def read_file(path: str | Path) -> Read:
     """As `read`, from a file. Raises ConfigError also when the file cannot be read."""
+    return read(read_text(path))
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a file. Raises ConfigError when it cannot be read, is too large, or no UTF-8."""
     try:
-        data = Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise ConfigError([Fault(f"cannot be read: {error.strerror}")]) from None
+    if len(data) > MAX_BYTES:
+        raise ConfigError([Fault(f"more than {MAX_BYTES} bytes; {TOO_LONG}")])
     try:
-        return read(data.decode("utf-8-sig"))
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise ConfigError([Fault("not UTF-8 text; save the file as UTF-8", line)]) from None
 
 
-def read(text: str) -> Read:
-    """The configuration in a YAML text. Raises ConfigError with every fault in it, each with its line."""
+def read_document(text: str) -> tuple[dict[str, Any] | None, Lines, list[Fault]]:
+    """The keys and values of a YAML text, the line of each, and what is wrong with single ones; None: it is empty.
+
+    Raises ConfigError when it is no YAML, too large, or something else than a block of keys.
+    """
     if len(text) > MAX_CHARACTERS:
-        raise ConfigError([Fault(f"{len(text)} characters; a configuration of more than {MAX_CHARACTERS} is refused")])
+        raise ConfigError([Fault(f"{len(text)} characters; {TOO_LONG}")])
     root = compose(text.removeprefix("\ufeff"))
     lines, faults = Lines(), list[Fault]()
-    if root is None:
-        raise ConfigError([Fault("the file is empty; write a `concurrency:` block", 1)])
     try:
-        document = lines.value(root, (), faults)
+        document = None if root is None else lines.value(root, (), faults)
     except TooLarge:
         raise ConfigError(
             [Fault(f"more than {MAX_NODES} values or {MAX_DEPTH} levels, aliases counted where they are used; refused")]
         ) from None
+    if document is not None and not isinstance(document, dict):
+        raise ConfigError([*faults, Fault("a block of keys, such as `concurrency:`, is expected at the top", 1)])
+    return document, lines, faults
+
+
+def read(text: str) -> Read:
+    """The configuration in a YAML text. Raises ConfigError with every fault in it, each with its line."""
+    document, lines, faults = read_document(text)
     if document is None:
         raise ConfigError([*faults, Fault("the file is empty; write a `concurrency:` block", 1)])
-    if not isinstance(document, dict):
-        raise ConfigError([*faults, Fault("a `concurrency:` block is expected at the top", 1)])
     if "concurrency" not in document:
         raise ConfigError([*faults, _no_block(document, lines)])
     for key in document:
         if key != "concurrency":
-            faults.append(
-                Fault(
-                    "only a `concurrency:` block is read here, this key is not part of it; take it out",
-                    lines.of((key,)),
-                    str(key),
-                )
-            )
+            remedy = WHOLE_DAGSTER if key in DAGSTER_KEYS else "take it out"
+            message = f"only a `concurrency:` block is read here, this key is not part of it; {remedy}"
+            faults.append(Fault(message, lines.of((key,)), str(key)))
     block = document["concurrency"]
     warnings = _take_legacy_default(block, lines, faults) if isinstance(block, dict) else []
     faults += _rules_twice(block, lines)
@@ -91,7 +109,8 @@ def _no_block(document: dict[str, Any], lines: Lines) -> Fault:
     nearest = difflib.get_close_matches("concurrency", [str(key) for key in document], n=1)
     if nearest:
         return Fault("no such key; did you mean `concurrency`?", lines.of((nearest[0],)), nearest[0])
-    return Fault("no `concurrency:` block; only that is read here, not the rest of a dagster.yaml", 1)
+    message = "no `concurrency:` block; only that is read here, not the rest of a dagster.yaml"
+    return Fault(f"{message}; {WHOLE_DAGSTER}" if DAGSTER_KEYS & document.keys() else message, 1)
 
 
 def _take_legacy_default(block: dict[str, Any], lines: Lines, faults: list[Fault]) -> list[Fault]:
@@ -169,11 +188,12 @@ def _fault(error: dict[str, Any], lines: Lines) -> Fault:
         case "value_error":
             message = str(error["ctx"]["error"])
         case _:
-            message = f"{_shown(found)} found; {_expected(error)}"
+            message = f"{shown(found)} found; {expected(error)}"
     return Fault(message, lines.of(location), path_of(location))
 
 
-def _expected(error: dict[str, Any]) -> str:
+def expected(error: dict[str, Any]) -> str:
+    """What pydantic wanted, in words."""
     context = error.get("ctx", {})
     match error["type"]:
         case "greater_than_equal":
@@ -199,7 +219,8 @@ def _expected(error: dict[str, Any]) -> str:
             return str(error["msg"])
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """What was found, cut short."""
     text = "nothing" if value is None else repr(value)
     return text if len(text) <= 60 else text[:60] + "…"
 
@@ -220,24 +241,10 @@ def _known_keys(location: Location) -> list[str]:
 
 def _unmatched(concurrency: Concurrency, lines: Lines) -> list[Fault]:
     warnings = []
-    for block, index, key in unmatched_rules(concurrency):
+    for block, index, key, why in unmatched_rules(concurrency):
         location: Location = ("concurrency", block, "tag_concurrency_limits", index, "key")
-        message = f"{key!r}: no host sets this tag by itself, so the rule matches only those that you tag"
-        warnings.append(Fault(message, lines.of(location), path_of(location)))
+        warnings.append(Fault(f"{key!r}: {why}", lines.of(location), path_of(location)))
     return warnings
-
-
-def unmatched_rules(concurrency: Concurrency) -> list[tuple[str, int, str]]:
-    """The rules on tags that no host sets by itself: (block, index, tag key)."""
-    return [
-        (block, index, rule.key)
-        for block, rules in (
-            ("runs", concurrency.runs.tag_concurrency_limits),
-            ("ops", concurrency.ops.tag_concurrency_limits),
-        )
-        for index, rule in enumerate(rules)
-        if rule.key.startswith(DAGSTER_TAGS)
-    ]
 
 
 def _by_line(fault: Fault) -> tuple[int, str]:

@@ -11,12 +11,11 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import copy_context
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, TypeVar
-from weakref import WeakValueDictionary
 
 from penstock import rules
 from penstock.circles import circle
@@ -28,6 +27,7 @@ from penstock.explain import explain
 from penstock.hooks import installed_plugins
 from penstock.janitor import Janitor
 from penstock.lease import Lease
+from penstock.leases import Leases
 from penstock.report import status
 from penstock.request import Request
 from penstock.session import ProcessSession
@@ -73,10 +73,8 @@ class Engine:
     def _start(self) -> None:
         self._pid = os.getpid()
         self._closed = False
-        self._lock = threading.RLock()
-        self._leases: dict[str, Lease] = {}
-        self._requested: set[str] = set()
-        self._alone: WeakValueDictionary[str, threading.RLock] = WeakValueDictionary()
+        self._lock = threading.Lock()
+        self.leases = Leases(self.store, self.hook)
         self._configuration: tuple[int, Concurrency] | None = None
         self.janitor = Janitor(self)
         self._session = ProcessSession(
@@ -84,8 +82,9 @@ class Engine:
             self.host,
             self.deployment,
             self.settings,
-            known=self._known_claims,
-            on_lost=self._session_lost,
+            known=self.leases.known,
+            on_lost=self.leases.lose,
+            on_beat=self.leases.leave_forgotten,
             on_idle=self.janitor.sweep_if_due,
         )
         self.wakeups = Wakeups(self.store, self.settings, lambda: self._session.current, self.janitor.sweep_if_due)
@@ -293,7 +292,7 @@ class Engine:
         """
         if claim.kind is not ClaimKind.OP:
             return rules.ALONE
-        outer = self.lease(claim.parent_id) if claim.parent_id is not None else None
+        outer = self.leases.find(claim.parent_id) if claim.parent_id is not None else None
         held = _slots_by_limit(outer)
         nested = bool(held) and outer is not None and outer.claim.kind is ClaimKind.OP
         if not claim.in_run:
@@ -376,54 +375,6 @@ class Engine:
                 self._threads = ThreadPoolExecutor(ASYNC_THREADS, thread_name_prefix="penstock-async")
             return self._threads.submit(copy_context().run, work)
 
-    def requested(self, claim_id: str) -> None:
-        """This process answers for the claim from now on; a beat ends those of its session that nobody answers for."""
-        with self._lock:
-            self._requested.add(claim_id)
-
-    def forget(self, claim_id: str) -> None:
-        """This process does not answer for the claim any more."""
-        with self._lock:
-            self._requested.discard(claim_id)
-
-    def alone_for(self, claim: Claim) -> AbstractContextManager[object]:
-        """One after the other: who joins a holder's lease in this process, and who gives it back for the last time."""
-        holder = claim.holder
-        if holder is None:
-            return nullcontext()
-        with self._lock:
-            return self._alone.setdefault(holder, threading.RLock())
-
-    def held(self, claim: Claim) -> Lease | None:
-        """This process's own lease of the same holder, counted once more; None if it has none."""
-        holder = claim.holder
-        with self._lock:
-            for lease in self._leases.values() if holder is not None else ():
-                if lease.claim.holder == holder and not lease.lost:
-                    lease.holds += 1
-                    return lease
-        return None
-
-    def lease(self, claim_id: str) -> Lease | None:
-        """This process's lease of that claim, not counted again."""
-        with self._lock:
-            return self._leases.get(claim_id)
-
-    def granted(self, lease: Lease, *, told_before: bool = False) -> Lease:
-        """Keep a new lease; the same claim granted to two threads at once is one lease, held twice.
-
-        `told_before`: the plugins have heard of this grant, from whoever this process joins or takes over from.
-        """
-        with self._lock:
-            known = self._leases.get(lease.claim_id)
-            if known is not None:
-                known.holds += 1
-                return known
-            self._leases[lease.claim_id] = lease
-        if not told_before:
-            self.hook.penstock_granted(lease=lease, waited_seconds=lease.waited_seconds)
-        return lease
-
     def refused(self, claim: Claim, reasons: Sequence[Reason], why: Why, waited_seconds: float = 0.0) -> Refused:
         """Not admitted; the plugins are told."""
         self.hook.penstock_refused(claim=claim, reasons=reasons, why=why, waited_seconds=waited_seconds)
@@ -436,41 +387,28 @@ class Engine:
         return lease
 
     def release(self, lease: Lease) -> None:
-        """Give a lease back; the last of several holds in this process frees the slots. A fork gives back nothing."""
+        """Give a lease back. A forked child gives back nothing of its parent's. Raises StoreUnavailable."""
         self._check_process()
-        with self.alone_for(lease.claim):
-            with self._lock:
-                lease.holds -= 1
-                if lease.unlimited or lease.holds > 0 or lease.claim_id not in self._leases:
-                    return
-                del self._leases[lease.claim_id]
-                self._requested.add(lease.claim_id)  # or a beat would end it at the same time
-            try:
-                if not self.store.release(lease.claim_id, lease.session_id):
-                    log.warning("%s had been lost before it was released", lease)
-            finally:
-                # Should that have failed, the next beat ends what nobody answers for.
-                self.forget(lease.claim_id)
-        self.hook.penstock_released(lease=lease, held_seconds=time.monotonic() - lease.granted_at)
-
-    def hand_over(self, lease: Lease, *, seconds: float) -> str:
-        """Turn a lease of this process into a ticket. Raises LeaseLost if it was not ours any more."""
-        if lease.session_id is not None and not self.store.hand_over(
-            lease.claim_id, lease.session_id, ticket_seconds=seconds
-        ):
-            raise LeaseLost(f"{lease.claim.label}: the lease was lost before it could be handed over; claim again")
-        with self._lock:
-            self._leases.pop(lease.claim_id, None)
-        self.forget(lease.claim_id)
-        return lease.claim_id
+        self.leases.release(lease)
 
     # -- looking, and the end ----------------------------------------------------------------------------------------
 
-    def end_run(self, run_id: str) -> bool:
-        """Free the run lease of a run of this installation that is over. False if there was none."""
+    def end_run(self, run_id: str, *, ended_seconds_ago: float | None = None) -> bool:
+        """Free the run lease of a run of this installation that is over. False if there was none.
+
+        With `ended_seconds_ago` a probed lease stays that somebody has spoken up for since: the run has begun again.
+        """
         holder = self.run_claim(run_id).holder
         run = self.store.run_lease(holder) if holder is not None else None
-        return run is not None and self.store.end(run.claim_id, reason="the run is over")
+        if run is None:
+            return False
+        if run.expires_at is not None and ended_seconds_ago is not None:
+            waits = run.state in (ClaimState.WAITING, ClaimState.PARKED, ClaimState.GRANTED)
+            kept_seconds = self.settings.ticket_seconds if waits else self.settings.run_probe_seconds
+            ended_at = self.store.snapshot_time() - ended_seconds_ago * 1_000_000
+            if run.expires_at - kept_seconds * 1_000_000 > ended_at:
+                return False
+        return self.store.end(run.claim_id, reason="the run is over", expires_at=run.expires_at)
 
     def end_op(self, claim: Claim, *, reason: str) -> bool:
         """End what stands in the store for this attempt of an op, waiting or held, whoever keeps it. False if nothing.
@@ -532,19 +470,6 @@ class Engine:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _known_claims(self) -> set[str]:
-        with self._lock:
-            return self._requested | set(self._leases)
-
-    def _session_lost(self, session_id: str) -> None:
-        with self._lock:
-            lost = [lease for lease in self._leases.values() if lease.session_id == session_id]
-            for lease in lost:
-                del self._leases[lease.claim_id]
-        for lease in lost:
-            if lease.mark_lost():
-                self.hook.penstock_lost(lease=lease)
 
     def _check_process(self) -> None:
         """A forked child inherits neither session nor leases nor connections."""

@@ -7,8 +7,8 @@ claim (or the heartbeat) waits for too. What becomes of an error is told hook by
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import pluggy
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from penstock.config import Concurrency
     from penstock.decision import Reason, Waiting
     from penstock.engine import Engine
+    from penstock.errors import Fault
     from penstock.lease import Lease
     from penstock.rules import Demand
     from penstock.store.contract import ClaimRow
@@ -57,16 +58,32 @@ TASKS: Final = frozenset({"penstock_import_configuration"})
 """The first result counts; an error is the caller's."""
 
 
+class Report(Protocol):
+    """What an importer has to show beside a configuration."""
+
+    def tables(self) -> Sequence[tuple[str, Sequence[str], Sequence[Sequence[object]]]]:
+        """For people: of each table its title, columns and rows; None is a dash."""
+
+    def as_json(self) -> Mapping[str, object]:
+        """For scripts."""
+
+
 @dataclass(frozen=True, slots=True)
 class ImportedConfiguration:
     """What an importer made of a foreign configuration.
 
     `concurrency` is the inside of a `concurrency:` block, spelled as in penstock.yaml; it is checked like a file.
-    `notes` are whole sentences on what has no counterpart, was left out, or means something else here.
+    `notes` are whole sentences on what has no counterpart, was left out, or means something else here. `origins` says
+    for places in it (`runs.max_concurrent_runs`, `runs.tag_concurrency_limits[0]`) where the value comes from.
+    `left_out` are limits that do not come along, each with its line, why, and what to do instead. `report` stands
+    beside the configuration and is shown after it.
     """
 
     concurrency: Mapping[str, Any]
     notes: tuple[str, ...] = ()
+    origins: Mapping[str, str] = field(default_factory=dict)
+    left_out: tuple[Fault, ...] = ()
+    report: Report | None = None
 
 
 # -- an engine's life -----------------------------------------------------------------------------------------------
@@ -195,11 +212,12 @@ def penstock_holder_url(claim: Claim) -> str | None:
 
 
 @hookspec(firstresult=True)
-def penstock_import_configuration(kind: str, source: str) -> ImportedConfiguration | None:
+def penstock_import_configuration(kind: str, source: str, options: Mapping[str, str]) -> ImportedConfiguration | None:
     """Read the configuration of another tool.
 
     Called by `penstock migrate` and `penstock import`, from their main thread. `kind` names the tool's form (`dagster`,
-    `airflow-pools`, `prefect-limits`, or a plugin's own); `source` is what the user gave: a file, a folder, a URL.
+    `airflow-pools`, `prefect-limits`, or a plugin's own); `source` is what the user gave: a file, a folder, a URL;
+    `options` are the options of the command that say more of it, those that were given (`instance_url`, `tags`).
     None for a kind that this plugin does not read. Raise ConfigError with every fault found; any other error becomes a
     PluginError.
     """

@@ -91,11 +91,9 @@ class Janitor:
             if not self._engine.hook.penstock_holder_alive.get_hookimpls():
                 return 0
             is_alive = self._plugins_say
-        ended, alive, snapshot = 0, list[str](), self._engine.store.snapshot()
-        now, began = snapshot.now, time.monotonic()
-        for row in snapshot.claims:
-            if not row.probed:
-                continue
+        ended, alive, rows = 0, list[str](), self._engine.store.probed()
+        began = time.monotonic()
+        for row in rows:
             if time.monotonic() - began > PROBE_SECONDS:
                 break  # who waits for this thread does not wait for a host that is slow to answer
             answer = is_alive(row)
@@ -103,11 +101,11 @@ class Janitor:
                 alive.append(row.claim.claim_id)
             elif answer is False:
                 reason = "the host says that the run is over"
-                if self._engine.store.end(row.claim.claim_id, reason=reason):
+                # Not one that came to life again while the host was thinking.
+                if self._engine.store.end(row.claim.claim_id, reason=reason, expires_at=row.expires_at):
                     ended += 1
-                    self._engine.hook.penstock_expired(
-                        claim=row.claim, held_seconds=row.held_seconds(now), reason=reason
-                    )
+                    held_seconds = row.held_seconds(self._engine.store.snapshot_time())
+                    self._engine.hook.penstock_expired(claim=row.claim, held_seconds=held_seconds, reason=reason)
         if alive:
             self._engine.store.renew(alive, ticket_seconds=self._engine.settings.run_probe_seconds)
         return ended

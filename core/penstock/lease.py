@@ -82,7 +82,7 @@ class Lease:
 
         Raises LeaseLost if it was not ours any more.
         """
-        return self._engine.hand_over(self, seconds=seconds)
+        return self._engine.leases.hand_over(self, seconds=seconds)
 
     def __enter__(self) -> Lease:
         return self

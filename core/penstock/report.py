@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from penstock.claim import ClaimKind
 from penstock.config import Concurrency
 from penstock.decision import Reason
-from penstock.rules import OP_POOL, LimitKind, configured_keys, limit_kind, pool_key, resolve_limit
+from penstock.rules import LimitKind, configured_keys, limit_kind, own_pools_of, pool_key, resolve_limit
 from penstock.store.contract import ClaimRow, ClaimState, Event, HistoryRow, LimitRow, SessionRow, Snapshot
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ def op_pools(snapshot: Snapshot, history: Sequence[HistoryRow]) -> list[dict[str
     found: dict[tuple[str, str, str], dict[str, int | None]] = {}
     for host, deployment, label, slots in used:
         if pools := {key.removeprefix("pool:"): n for key, n in slots.items() if limit_kind(key) is LimitKind.POOL}:
-            own = f"{OP_POOL}{deployment}/"
+            own = own_pools_of(deployment)
             step = next((name.removeprefix(own) for name in pools if name.startswith(own)), None)
             found[host, deployment, step or _without_run(label, runs, f"{host}/{deployment}")] = pools
     return [

@@ -32,10 +32,11 @@ if TYPE_CHECKING:
     from penstock.settings import OnBlocked
 
 log = logging.getLogger("penstock.waiting")
+ANNOUNCE_SECONDS = 0.5
 RUN_LOOK_SECONDS = 5.0
+"""How often a run that is held back is looked for in the store; many may be held back."""
 HELD_BACK_SECONDS = 300.0
 """So long a run is held back at most: those have no rank, and others might come first again and again."""
-"""How often a run that is held back is looked for in the store; many may be held back."""
 
 
 class Request:
@@ -43,7 +44,8 @@ class Request:
 
     `queued`: it does; `elsewhere`: it does not, since another process has the same claim. `started_at` (monotonic) is
     when its wait began, in another process perhaps. `tell`, if set, is called with the reasons when a wait is to be
-    told of, instead of a line in the log.
+    told of, instead of a line in the log: each time that one of `tell_after_seconds` has passed since `started_at`;
+    `announced`: that has been done once. `joined`: what it has was there before.
     """
 
     def __init__(
@@ -55,6 +57,8 @@ class Request:
         self._run_looked_for_at = -math.inf
         self.started_at = self.asked_at = time.monotonic()
         self.tell: Callable[[Sequence[Reason]], None] | None = None
+        self.tell_after_seconds: Sequence[float] = (ANNOUNCE_SECONDS,)
+        self.announced = self.joined = False
         self._engine, self._probed = engine, probed
         self._eligible_after_seconds = eligible_after_seconds
         self._abandoned = False
@@ -94,12 +98,13 @@ class Request:
         if engine.settings.enforcement == "observe":
             mode = Mode.OBSERVE
         self._mode = mode
-        with engine.alone_for(self.claim):
+        with engine.leases.alone_for(self.claim):
             return self._ask(mode)
 
     def _ask(self, mode: Mode) -> Decision:
         engine = self._engine
-        if (mine := engine.held(self.claim)) is not None:
+        if (mine := engine.leases.join(self.claim)) is not None:
+            self.claim_id = mine.claim_id
             return Granted(mine)
         while True:
             version, concurrency = engine.configuration()
@@ -118,11 +123,11 @@ class Request:
             owner = self._owner()
             if not self.queued:
                 self.claim_id = self.claim.claim_id
-            engine.requested(self.claim_id)
+            engine.leases.requested(self.claim_id)
             self.asked_at = time.monotonic()
             if not self.queued:
                 if any(demand.impossible for demand in demands) and mode is not Mode.OBSERVE:
-                    engine.forget(self.claim_id)
+                    engine.leases.forget(self.claim_id)
                     return engine.refused(self.claim, impossible_reasons(demands), "impossible")
                 if mode is not Mode.WAIT:
                     engine.janitor.sweep_first()
@@ -190,10 +195,10 @@ class Request:
         """The decision, or None to look again."""
         engine = self._engine
         if outcome.claim_id != self.claim_id:
-            engine.forget(self.claim_id)
+            engine.leases.forget(self.claim_id)
             self.claim_id = outcome.claim_id
-            engine.requested(self.claim_id)
-        self.elsewhere = outcome.result is Result.BUSY
+            engine.leases.requested(self.claim_id)
+        self.elsewhere, self.joined = outcome.result is Result.BUSY, outcome.joined
         waited_before = 0.0 if outcome.joined else outcome.waited_seconds  # a wait that is over was that of another
         self.started_at = min(self.started_at, time.monotonic() - waited_before)
         match outcome.result:
@@ -203,25 +208,25 @@ class Request:
                 self.queued = True
                 return Waiting(self.claim_id)
             case Result.BUSY:
-                engine.forget(self.claim_id)
+                engine.leases.forget(self.claim_id)
                 return Waiting(self.claim_id)
             case Result.NO_ROOM:
-                engine.forget(self.claim_id)
+                engine.leases.forget(self.claim_id)
                 reasons = engine.store_reasons(demands)
                 return engine.refused(self.claim, reasons, "skipped" if self._mode is Mode.SKIP else "blocked")
             case Result.SKIPPED:
-                engine.forget(self.claim_id)
+                engine.leases.forget(self.claim_id)
                 return self._skipped_before()
             case Result.STALE:
                 engine.configuration(fresh=True)
             case Result.SESSION_LOST | Result.EXPIRED as result:
                 if result is Result.SESSION_LOST and owner.session_id is not None:
                     engine.session_is_gone(owner.session_id)
-                engine.forget(self.claim_id)
+                engine.leases.forget(self.claim_id)
                 # What it had ended with a session; an id that has ended is never granted again.
                 self.claim, self.queued = replace(self.claim, claim_id=str(uuid.uuid4())), False
             case Result.ENDED:
-                engine.forget(self.claim_id)
+                engine.leases.forget(self.claim_id)
                 if not self.queued and self.claim_id != self.claim.claim_id:
                     return None  # another's, which this one was about to join, ended just then
                 raise LeaseLost(f"{self.claim.label}: the claim was ended by somebody else or expired; claim again")
@@ -239,9 +244,9 @@ class Request:
             log.info("%s would have waited for %s: this installation only observes", self.claim.label, would_wait_for)
         lease = Lease(self._engine, self.claim, self.claim_id, outcome.slots, session_id, waited, outcome.observed)
         if self.claim.kind is ClaimKind.RUN_POOL:  # the run's from now on, not this process's to give back
-            self._engine.forget(self.claim_id)
+            self._engine.leases.forget(self.claim_id)
             return Granted(lease)
-        return Granted(self._engine.granted(lease, told_before=outcome.joined))
+        return Granted(self._engine.leases.keep(lease, told_before=outcome.joined))
 
     # -- waiting -----------------------------------------------------------------------------------------------------
 
@@ -285,7 +290,7 @@ class Request:
                 woken.clear()
             return found
         except BaseException:
-            self._engine.forget(self.claim_id)  # a lease of this process is known all the same
+            self._engine.leases.forget(self.claim_id)  # a lease of this process is known all the same
             raise
 
     async def acquire_async(self, on_blocked: OnBlocked = "wait", wait_timeout_seconds: float | None = None) -> Lease:
@@ -332,38 +337,50 @@ class Request:
                     wait.announce()
                     return None
                 with wait.listening(wake), contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(woken.wait(), found if wait.away else min(found, left))
+                    # Not wait_for: Python 3.11's forgets a cancellation that comes together with the wake-up.
+                    async with asyncio.timeout(found if wait.away else min(found, left)):
+                        await woken.wait()
                 woken.clear()
             return found
         except Exception:
-            self._engine.forget(self.claim_id)
+            self._engine.leases.forget(self.claim_id)
             raise
 
     def withdraw(self) -> None:
         """Leave the queue, or give back what was granted meanwhile."""
-        session_id = None if self.ticket else self._engine.session_id()
         for late in self._run_pools.values():
             if late.queued:
                 late.withdraw()
+        if (lease := self._engine.leases.find(self.claim_id)) is not None:
+            lease.release()
+            return
+        session_id = None if self.ticket else self._engine.session_id()
         try:
             self._engine.store.release(self.claim_id, session_id)
         finally:
             # Should that have failed, the next beat ends what nobody answers for.
-            self._engine.forget(self.claim_id)
+            self._engine.leases.forget(self.claim_id)
             self.queued = False
 
     def hand_over(self, *, ticket_seconds: float, eligible_after_seconds: float = 0.0) -> str:
         """Leave the waiter as a ticket that keeps its place; whoever steps the claim next adopts it.
 
-        Not granted before `eligible_after_seconds` have passed. Raises LeaseLost if the claim is not ours any more.
+        One that waits for a late pool of its run leaves that place. Not granted before `eligible_after_seconds` have
+        passed. Raises LeaseLost if the claim is not ours any more.
         """
+        late = [late for late in self._run_pools.values() if late.queued]
+        for waiter in late:  # what was granted meanwhile is the run's already
+            self._engine.store.hand_over(waiter.claim_id, self._engine.session_id(), ticket_seconds=ticket_seconds)
+            self._engine.leases.forget(waiter.claim_id)
+        if late and not self.queued:
+            return self.claim_id
         handed = self._engine.store.hand_over(
             self.claim_id,
             self._engine.session_id(),
             ticket_seconds=ticket_seconds,
             eligible_after_seconds=eligible_after_seconds,
         )
-        self._engine.forget(self.claim_id)
+        self._engine.leases.forget(self.claim_id)
         if not handed:
             raise LeaseLost(f"{self.claim.label}: the claim was lost before it could be handed over; claim again")
         return self.claim_id
@@ -383,13 +400,12 @@ class Request:
 
     def _let_go(self) -> None:
         """Leave what the store has as it is: this process does not answer for it any more."""
-        if (lease := self._engine.lease(self.claim_id)) is not None:
+        if (lease := self._engine.leases.find(self.claim_id)) is not None:
             lease.hand_over(seconds=self._engine.settings.ticket_seconds)
-        self._engine.forget(self.claim_id)
+        self._engine.leases.forget(self.claim_id)
 
     def _undo(self) -> None:
-        if (lease := self._engine.lease(self.claim_id)) is not None:
-            lease.release()
-        else:
-            self.withdraw()
+        held = self._engine.leases.find(self.claim_id) is not None
+        self.withdraw()
+        if not held:
             self._engine.refused(self.claim, (), "withdrawn", time.monotonic() - self.started_at)

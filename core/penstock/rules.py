@@ -78,15 +78,28 @@ def pool_key(name: str) -> str:
 
 
 OP_POOL = "op/"
+_UNUSABLE_IN_NAME = re.compile(r"[%\s\x00-\x1f\x7f-\x9f]|:(?=\d+$)")
 """How the pools begin that ops get by the setting `pool_per_op`; without a limit and a default they have one slot."""
 
 
 def op_pool(claim: Claim) -> str:
-    """The name of an op's own pool: `op/DEPLOYMENT/STEP`; what a name cannot hold becomes `_`."""
-    name = re.sub(r"[\s\x00-\x1f\x7f-\x9f]|:(?=\d+$)", "_", f"{OP_POOL}{claim.deployment}/{claim.step}")
+    """The name of an op's own pool: `op/DEPLOYMENT/STEP`, percent-encoded where a name cannot hold it.
+
+    No two steps have one name: two ops would share the pool, and nobody would see why one of them waits.
+    """
+    name = f"{own_pools_of(claim.deployment)}{_usable(claim.step or '')}"
     if len(name) <= NAME_MAX_CHARACTERS:
         return name
     return f"{name[:200]}…{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+
+
+def own_pools_of(deployment: str) -> str:
+    """What the names of all pools of single ops of an installation begin with."""
+    return f"{OP_POOL}{_usable(deployment)}/"
+
+
+def _usable(text: str) -> str:
+    return _UNUSABLE_IN_NAME.sub(lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode()), text)
 
 
 def is_runs_own(key: str, source: Source) -> bool:
@@ -158,6 +171,7 @@ def _op_demands(claim: Claim, concurrency: Concurrency, standing: Standing) -> t
 
 
 def _within_run(claim: Claim, concurrency: Concurrency, standing: Standing) -> list[Demand]:
+    """What is held around the op covers these, too: a block in an op is not a second op of its run."""
     if not claim.in_run:
         return []
     run = "/".join(encode_part(part) for part in (claim.host, claim.deployment, claim.run_id or ""))
@@ -172,7 +186,7 @@ def _within_run(claim: Claim, concurrency: Concurrency, standing: Standing) -> l
         for rule in ops.tag_concurrency_limits
         if (value := _matching_value(rule, claim)) is not None
     ]
-    return result
+    return [demand for demand in result if demand.key not in standing.held]
 
 
 def late_pools(claim: Claim, concurrency: Concurrency, standing: Standing = ALONE) -> dict[str, int]:

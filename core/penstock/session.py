@@ -33,8 +33,8 @@ class ProcessSession:
     """Opened at first use in each process; a fork gets its own. A lost session is replaced by a new one, never revived.
 
     `known` tells which claims this process still answers for; `on_lost(session_id)` is called as soon as what the
-    session held can no longer be trusted; `on_idle` is called about twice a second. One thread beats, and another one
-    only watches the clock: a beat may hang for minutes where a network swallows it.
+    session held can no longer be trusted, `on_beat(session_id)` after each beat, `on_idle` about twice a second. One
+    thread beats, and another one only watches the clock: a beat may hang for minutes where a network swallows it.
     """
 
     def __init__(
@@ -46,10 +46,11 @@ class ProcessSession:
         *,
         known: Callable[[], Collection[str]],
         on_lost: Callable[[str], None],
+        on_beat: Callable[[str], None],
         on_idle: Callable[[], None],
     ) -> None:
         self._store, self._host, self._deployment, self._settings = store, host, deployment, settings
-        self._known, self._on_lost, self._on_idle = known, on_lost, on_idle
+        self._known, self._on_lost, self._on_beat, self._on_idle = known, on_lost, on_beat, on_idle
         self._lock = threading.Lock()
         self._session_id: str | None = None
         self._good_at = 0.0
@@ -126,6 +127,7 @@ class ProcessSession:
                     with self._lock:
                         if self._session_id == session_id:  # else it came too late
                             self._good_at = sent_at
+                    self._on_beat(session_id)
                 self._on_idle()
             except StoreUnavailable as error:
                 beat_at = steady_seconds() + min(1.0, beat_seconds)

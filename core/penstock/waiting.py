@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("penstock.waiting")
 CANCELLED_LOOK_SECONDS = 0.1
-ANNOUNCE_SECONDS = 0.5
 QUEUED_LOOK_SECONDS = 30.0
 """A waiter that the store knows is woken; it looks by itself so seldom only in case of what nobody thought of."""
 
@@ -33,7 +32,7 @@ class Cancelled(Exception):
 
 
 class Wait:
-    """One wait: announced once, bounded by its time-out, patient while the store is away."""
+    """One wait: announced once for each request, bounded by its time-out, patient while the store is away."""
 
     def __init__(
         self, engine: Engine, request: Request, on_blocked: OnBlocked, wait_timeout_seconds: float | None
@@ -42,7 +41,8 @@ class Wait:
         self._on_blocked, self._timeout_seconds = on_blocked, wait_timeout_seconds
         self._pause_seconds = engine.settings.poll_min_seconds
         self._away_since = 0.0
-        self._announced = False
+        waited, after = time.monotonic() - request.started_at, request.tell_after_seconds
+        self._tell_at = [seconds for seconds in after if seconds > waited or not request.announced]
 
     @property
     def away(self) -> bool:
@@ -61,7 +61,7 @@ class Wait:
         if self._away_since:
             self._away_since, self._pause_seconds = 0.0, self._engine.settings.poll_min_seconds
         if isinstance(decision, Granted):
-            if self._announced and self._request.tell is None:
+            if self._request.announced and self._request.tell is None:
                 log.info("%s: slots granted after %.1f s", self._request.claim.label, decision.lease.waited_seconds)
             return decision.lease
         if isinstance(decision, Refused):
@@ -110,21 +110,22 @@ class Wait:
 
     def announce(self) -> None:
         """Say who waits and for what, unless that has been said. A look that fails to tell why is no error."""
-        if not self._announced:
+        if not self._request.announced:
             with contextlib.suppress(StoreUnavailable):
                 self._announce()
 
-    def _announce(self) -> Sequence[Reason]:
-        """Say once who waits and for what. Not at once: most waits are short, and to find out why costs more."""
+    def _announce(self, *, again: bool = False) -> Sequence[Reason]:
+        """Say once, or `again`, who waits for what. Not at once: most waits are short, to find out why costs more."""
         request, engine = self._request, self._engine
         reasons = tuple(reason for claim_id in request.places for reason in engine.reasons(claim_id))
         if request.held_back_by:
             reasons = engine.store.reasons_against({pool_key(name): 1 for name in request.held_back_by})
-        if not self._announced:
-            self._announced = True
-            if request.tell is not None:
-                request.tell(reasons)
-            else:
+        first = not request.announced
+        if request.tell is not None and (again or first):
+            request.tell(reasons)
+        if first:
+            request.announced = True
+            if request.tell is None:
                 log.info("%s waits: %s", request.claim.label, self._why(reasons))
             for claim_id in request.places:
                 if links := engine.circle(request.claim, claim_id):
@@ -157,11 +158,12 @@ class Wait:
     def _bounded(self, pause: float, *, announce: bool = True) -> float:
         """The pause, cut at the time to announce it and at the time-out; at that, withdraw and raise WaitTimeout."""
         waited = time.monotonic() - self._request.started_at
-        if announce and not self._announced:
-            if waited >= ANNOUNCE_SECONDS:
-                self._announce()
-            else:
-                pause = min(pause, ANNOUNCE_SECONDS - waited)
+        if announce and self._tell_at:
+            if waited >= self._tell_at[0]:
+                self._tell_at = [seconds for seconds in self._tell_at if seconds > waited]
+                self._announce(again=True)
+            if self._tell_at:
+                pause = min(pause, max(0.0, self._tell_at[0] - waited))
         if self._timeout_seconds is None:
             return pause
         left = self._timeout_seconds - waited

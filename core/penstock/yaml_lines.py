@@ -12,6 +12,8 @@ from penstock.errors import ConfigError, Fault
 MAX_NODES = 100_000
 MAX_DEPTH = 100
 MAX_NUMBER_CHARACTERS = 100
+TEXT = frozenset({"tag:yaml.org,2002:str", "tag:yaml.org,2002:timestamp"})
+"""What stays text. A date is the value of a tag, as in Dagster: nothing in a configuration is a time."""
 Location = tuple[str | int, ...]
 
 
@@ -71,7 +73,7 @@ class Lines:
 
 
 def _scalar(node: yaml.Node, location: Location, faults: list[Fault]) -> Any:
-    if node.tag != "tag:yaml.org,2002:str":
+    if node.tag not in TEXT:
         try:
             # Python neither reads nor prints integers of thousands of digits.
             if len(node.value) > MAX_NUMBER_CHARACTERS:

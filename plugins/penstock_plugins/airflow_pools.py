@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from penstock.claim import CAPACITY_MAX, check_pool_name
-from penstock.errors import ClaimError, ConfigError, Fault
+from penstock.claim import CAPACITY_MAX, can_name_pool
+from penstock.errors import ConfigError, Fault
 from penstock.hookspecs import ImportedConfiguration, hookimpl
 
 KIND = "airflow-pools"
@@ -32,7 +32,7 @@ def imported(pools: Mapping[str, Any]) -> ImportedConfiguration:
             faults.append(Fault(f"slots {slots!r}: a whole number of at least {UNLIMITED} is expected", path=name))
         elif slots == UNLIMITED or slots > CAPACITY_MAX:
             unlimited.append(name)
-        elif not _namable(name):
+        elif not can_name_pool(name):
             unnamable.append(name)
         else:
             limits[name] = {"limit": slots} | ({"description": text} if (text := pool.get("description")) else {})
@@ -60,14 +60,6 @@ def _read(path: str) -> Mapping[str, Any]:
     if not isinstance(pools, dict):
         raise ConfigError([Fault("not what `airflow pools export` writes: pool names with their slots are expected")])
     return pools
-
-
-def _namable(name: str) -> bool:
-    try:
-        check_pool_name(name)
-    except ClaimError:
-        return False
-    return True
 
 
 def _listed(names: Sequence[str]) -> str:

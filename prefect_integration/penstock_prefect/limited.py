@@ -1,23 +1,23 @@
-"""`@limited` over tasks, flows and plain functions; `slots` and `aslots` around blocks."""
+"""`@limited` over tasks, flows and plain functions, `limit_all` over what is there; `slots`, `aslots` around blocks."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
 import functools
-import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from penstock.errors import ClaimError
+from penstock.settings import OnBlocked
 from prefect.flows import Flow
 from prefect.tasks import Task
-from prefect.utilities.timeout import timeout, timeout_async
 
 from penstock_prefect import gate
-from penstock_prefect.claims import Limits, OnBlocked, asked_pools
+from penstock_prefect.claims import Limits, asked_pools
 from penstock_prefect.facts import MARK
+from penstock_prefect.wrapping import found_in, put_under, wrapped
 
 if TYPE_CHECKING:
     from penstock.claim import PoolsLike
@@ -37,6 +37,8 @@ def limited(
     priority: int = 0,
     on_blocked: OnBlocked = "wait",
     wait_timeout_seconds: float | None = None,
+    max_concurrent: int | None = None,
+    tag_concurrency_limits: Sequence[Mapping[str, Any]] | None = None,
 ) -> Callable[[Limitable], Limitable]: ...
 
 
@@ -46,26 +48,66 @@ def limited(
     priority: int = 0,
     on_blocked: OnBlocked = "wait",
     wait_timeout_seconds: float | None = None,
+    max_concurrent: int | None = None,
+    tag_concurrency_limits: Sequence[Mapping[str, Any]] | None = None,
 ) -> Any:
     """Put a task or a flow under limits. Best placed above `@task` or `@flow`; below works too.
 
     On a task: each attempt takes its slots before the function starts and gives them back when it ends; cache hits and
     retry delays hold none. On a flow: a run claim, which counts in the run total and the run-tag limits and holds the
-    pools named here for the whole run. Without pools (`@limited`): only the limits of the run.
+    pools named here for the whole run; `max_concurrent` and `tag_concurrency_limits` (as in the configuration's `ops`
+    block) limit the tasks of one run, in place of the configured ones; those of the outermost limited flow count.
+    Without pools (`@limited`): only the limits of the run, and those on its tasks. A task called inside another one is
+    an op of its own beside it: a run's limits must leave room for both. Wait for the futures of what is submitted, as
+    Prefect asks: the run's slots are free when the flow's function returns.
 
-    `on_blocked`: "wait" (up to `wait_timeout_seconds`, then WaitTimeout), "skip" (the run ends as Completed, named
-    "Skipped", with the reason as its message), or "fail" (raises Blocked). Above `@task` or `@flow` the time of waiting
-    does not count against `timeout_seconds`. Raises ClaimError on unusable pools, TypeError on what cannot be limited.
+    `priority`: each step is worth a minute of waiting; a flow's is added to that of its tasks. `on_blocked`: "wait" (up
+    to `wait_timeout_seconds`, then WaitTimeout), "skip" (the run ends as Completed, named "Skipped", with the reason as
+    its message), or "fail" (raises Blocked).
+
+    Above `@task` or `@flow` the time of waiting does not count against `timeout_seconds`: Prefect, which would count
+    it, finds None there, and the wrapped function is given the time instead, from the grant on. Raises ClaimError on
+    unusable pools or limits, TypeError on what cannot be limited.
     """
     if len(pools) == 1 and not isinstance(pools[0], str | Mapping) and callable(pools[0]):
         return _limit(pools[0], Limits())
+    within = {"max_concurrent": max_concurrent, "tag_concurrency_limits": tag_concurrency_limits}
     limits = Limits(
         pools=asked_pools(pools, slots),
         priority=priority,
         on_blocked=on_blocked,
         wait_timeout_seconds=wait_timeout_seconds,
+        within={word: value for word, value in within.items() if value is not None} or None,
     )
     return functools.partial(_limit, limits=limits)
+
+
+def limit_all(
+    *targets: Any,
+    pools: PoolsLike | Sequence[PoolsLike] = (),
+    priority: int = 0,
+    on_blocked: OnBlocked = "wait",
+    wait_timeout_seconds: float | None = None,
+) -> list[str]:
+    """Put what is already defined under limits, as it stands: `limit_all(my_flows)`. Returns the names of what was.
+
+    A target is a module (its own tasks and flows, not those that it imports), a flow (with the tasks and flows that its
+    function names), a task, or an iterable of these. Flows come under the limits of runs; tasks take a slot of each of
+    the `pools`, if any are named. What is under `@limited` already stays as it is.
+
+    The objects are changed in place, so that everybody who has them runs them under limits. Where flows are loaded by
+    their entrypoint (`serve`, workers), call it where the module is loaded, not below `if __name__ == "__main__"`.
+    Raises as `limited`.
+    """
+    how: dict[str, Any] = {"on_blocked": on_blocked, "wait_timeout_seconds": wait_timeout_seconds, "priority": priority}
+    named = [pools] if isinstance(pools, str | Mapping) else list(pools)
+    of_tasks, of_flows = Limits(pools=asked_pools(named), **how), Limits(**how)
+    limited_names = []
+    for target in found_in(targets):
+        if not hasattr(target.fn, MARK):
+            put_under(target, of_tasks if isinstance(target, Task) else of_flows)
+            limited_names.append(target.name)
+    return limited_names
 
 
 @contextlib.contextmanager
@@ -77,7 +119,8 @@ def slots(
 ) -> Iterator[Lease | None]:
     """Hold slots for the length of a block: `slots("database", 2)`, `slots("database:2", "api")`. Anywhere.
 
-    The lease is None when Penstock is inactive. What a run or an op around the block holds already is not taken again.
+    What a run or an op around the block holds already is not taken again; the lease is then theirs. It is None when
+    Penstock is inactive, and where that run's process is another one.
     Raises as Engine.acquire; "skip" raises Skipped here, since a block cannot be left out.
     """
     limits = _block_limits(pools, priority, on_blocked, wait_timeout_seconds)
@@ -113,141 +156,10 @@ def _limit(target: Any, limits: Limits) -> Any:
     if hasattr(function, MARK):
         raise TypeError(f"{function.__qualname__} is under @limited already; name all its pools in one @limited")
     if isinstance(target, Task | Flow):
-        return _limited_object(target, limits)
+        return put_under(copy.copy(target), limits)
     if isinstance(target, FunctionType):
-        return _wrapped(target, limits, timeout_seconds=None)
+        return wrapped(target, limits, timeout_seconds=None)
     raise TypeError(
         f"@limited takes a task, a flow or a function, not {target!r}; put it above @task or @flow "
         "(and these above @classmethod or @staticmethod)"
     )
-
-
-def _limited_object(original: Any, limits: Limits) -> Any:
-    """A copy with another function: key, version, entrypoint, name and schema stay those of the user's own."""
-    limited_object = copy.copy(original)
-    limited_object.fn = _wrapped(original.fn, limits, timeout_seconds=original.timeout_seconds)
-    # Prefect starts its timeout outside the function, where waiting for slots would count: the wrapper applies it.
-    limited_object.timeout_seconds = None
-    limited_object.with_options = functools.partial(_with_options, original, limited_object.fn, limits)
-    return limited_object
-
-
-def _with_options(original: Any, wrapper: Any, limits: Limits, **options: Any) -> Any:
-    changed = _limited_object(original.with_options(**options), limits)
-    # Prefect binds methods by attributes of the function.
-    bound = {name: value for name, value in vars(wrapper).items() if name in ("__prefect_self__", "__prefect_cls__")}
-    vars(changed.fn).update(bound)
-    return changed
-
-
-def _wrapped(function: Any, limits: Limits, timeout_seconds: float | None) -> Any:
-    """The function behind the gate, of the same kind as Prefect tells kinds apart."""
-    if inspect.isasyncgenfunction(function):
-        wrapper = _async_generator(function, limits, timeout_seconds)
-    elif inspect.iscoroutinefunction(function):
-        wrapper = _coroutine(function, limits, timeout_seconds)
-    elif inspect.isgeneratorfunction(function):
-        wrapper = _generator(function, limits, timeout_seconds)
-    else:
-        wrapper = _plain(function, limits, timeout_seconds)
-    setattr(wrapper, MARK, limits)
-    if isinstance(function, FunctionType):
-        wrapper.__code__ = _located_code(wrapper, function)
-    return wrapper
-
-
-def _located_code(wrapper: Any, function: FunctionType) -> Any:
-    """The wrapper's code under the location of the user's, and with it among its constants.
-
-    Prefect hashes a function's code into the task key and reads a flow's version and entrypoint off its file.
-    """
-    code, users = wrapper.__code__, function.__code__
-    return code.replace(
-        co_filename=users.co_filename,
-        co_firstlineno=users.co_firstlineno,
-        co_name=users.co_name,
-        co_qualname=users.co_qualname,
-        co_consts=(*code.co_consts, users),
-    )
-
-
-def _plain(function: Any, limits: Limits, timeout_seconds: float | None) -> Any:
-    @functools.wraps(function)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        with gate.attempt(limits) as attempt:
-            if attempt.skipped is not None:
-                return attempt.skipped
-            with attempt.applied(), timeout(timeout_seconds):
-                return function(*args, **kwargs)
-
-    return wrapper
-
-
-def _coroutine(function: Any, limits: Limits, timeout_seconds: float | None) -> Any:
-    @functools.wraps(function)
-    async def wrapper(*args: Any, **kwargs: Any) -> Any:
-        async with gate.attempt_async(limits) as attempt:
-            if attempt.skipped is not None:
-                return attempt.skipped
-            with attempt.applied(), timeout_async(timeout_seconds):
-                return await function(*args, **kwargs)
-
-    return wrapper
-
-
-def _generator(function: Any, limits: Limits, timeout_seconds: float | None) -> Any:
-    @functools.wraps(function)
-    def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        with gate.attempt(limits) as attempt:
-            if attempt.skipped is not None:
-                return attempt.skipped
-            with timeout(timeout_seconds):
-                return (yield from _forward(function(*args, **kwargs), attempt))
-
-    return wrapper
-
-
-def _async_generator(function: Any, limits: Limits, timeout_seconds: float | None) -> Any:
-    @functools.wraps(function)
-    async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        async with gate.attempt_async(limits) as attempt:
-            if attempt.skipped is not None:
-                return
-            with timeout_async(timeout_seconds):
-                async with contextlib.aclosing(_forward_async(function(*args, **kwargs), attempt)) as items:
-                    async for item in items:
-                        yield item
-
-    return wrapper
-
-
-def _forward(generator: Any, attempt: gate.Attempt) -> Generator[Any, Any, Any]:
-    """The generator's items. Between them the consumer runs, which does not stand under this attempt."""
-    resume, value = generator.send, None
-    try:
-        while True:
-            with attempt.applied():
-                item = resume(value)
-            try:
-                resume, value = generator.send, (yield item)
-            except Exception as error:
-                resume, value = generator.throw, error
-    except StopIteration as stop:
-        return stop.value
-    finally:
-        with attempt.applied():
-            generator.close()
-
-
-async def _forward_async(generator: Any, attempt: gate.Attempt) -> AsyncGenerator[Any, Any]:
-    try:
-        while True:
-            with attempt.applied():
-                try:
-                    item = await anext(generator)
-                except StopAsyncIteration:
-                    return
-            yield item
-    finally:
-        with attempt.applied():
-            await generator.aclose()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from airflow_recorded import forget_intervals, recorded
-from airflow_tests_settings import DAGS, SETTINGS, limits_are
+from airflow_tests_settings import CELERY, DAGS, SETTINGS, limits_are
 from airflow_trace import Trace
 from penstock import connect
 from penstock.demo.airflow_host import AirflowHost
@@ -25,9 +26,11 @@ AUTHORS_DAG_IDS = ["blocked", "exclusive", "in_rooms", "of_a_team_1", "of_a_team
 DAG_IDS = [
     *AUTHORS_DAG_IDS,
     "filled",
+    "begun_again",
     "deferring",
     "endless",
     "kinds",
+    "exempt_setup",
     "live_empty",
     "outcomes",
     "runs",
@@ -118,10 +121,12 @@ def started_host(
             store_url=store_url,
             deployment="tests",
             metadata_url=metadata_url,
-            environment=SETTINGS | {"INTERVALS_FOLDER": str(intervals_folder)},
+            environment=SETTINGS | CELERY | {"INTERVALS_FOLDER": str(intervals_folder)},
         ) as host,
     ):
         host.start(DAG_IDS)
+        if CELERY:
+            host.processes.start("celery-worker", [Path(sys.executable).with_name("airflow"), "celery", "worker"])
         for pool in ("api", "database", "narrow"):
             host.create_pool(pool, 16)  # wide: it is Penstock that limits
         yield host
@@ -158,15 +163,16 @@ def intervals(intervals_folder: Path) -> Iterator[Intervals]:
     forget_intervals(intervals_folder)
 
 
-TABLES = pytest.StashKey[list[str]]()
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tests of one host go to one worker of pytest-xdist: no host is started twice, and each is there for one test."""
+    from xdist.scheduler import LoadScopeScheduling
 
+    class ByHost(LoadScopeScheduling):
+        """The tests that need a host are those that say which store it has; all others go by their file."""
 
-@pytest.fixture(scope="session")
-def tables(pytestconfig: pytest.Config) -> list[str]:
-    """Tables of what was measured, to be printed at the end of the session."""
-    return pytestconfig.stash.setdefault(TABLES, [])
+        def _split_scope(self, nodeid: str) -> str:
+            store = re.search(rf"[\[-]({'|'.join(STORES)})[-\]]", nodeid)
+            return store[1] if store else nodeid.partition("::")[0]
 
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    for table in config.stash.get(TABLES, []):
-        terminalreporter.write_line(f"\n{table}")
+    return ByHost(config, log)

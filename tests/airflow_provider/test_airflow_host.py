@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import pytest
 from penstock.demo.airflow_host import AirflowHost
 from penstock.engine import Engine
 from penstock.store.contract import Event, HistoryRow
+from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
 
 Intervals = Callable[[str], list[tuple[float, float]]]
@@ -43,6 +47,14 @@ def wait_until_empty(host: AirflowHost, engine: Engine) -> None:
         return not status["leases"] and not status["waiters"]
 
     host.processes.wait_for("every slot is free", nothing_left, seconds=60)
+
+
+def half_a_minute_passes(store_url: str) -> None:
+    """For all that hold slots now."""
+    database = create_engine(store_url)
+    with database.begin() as connection:
+        connection.exec_driver_sql("UPDATE penstock_claim SET granted_at = granted_at - 30000000")
+    database.dispose()
 
 
 def events_of(engine: Engine, dag_id: str, *events: Event) -> list[HistoryRow]:
@@ -98,19 +110,43 @@ def test_runs_are_limited_in_all_and_by_tag(host: AirflowHost, engine: Engine, i
 
 
 @ON_POSTGRESQL
-def test_a_run_that_a_user_ends_by_hand_gives_its_slot_back(host: AirflowHost, engine: Engine) -> None:
+def test_a_run_that_a_user_ends_by_hand_gives_its_slot_back(host: AirflowHost, engine: Engine, store_url: str) -> None:
     """Airflow calls no callback then: the triggerer asks, because somebody waits."""
     for run_id in ("one", "two"):
         host.trigger("endless", run_id)
     host.processes.wait_for("both hold a run slot", lambda: len(engine.status()["leases"]) == 2, seconds=30)
-    host.trigger("runs", "waits")
-    host.processes.wait_for("the third waits", lambda: len(engine.status()["waiters"]) == 1, seconds=30)
+    half_a_minute_passes(store_url)  # nobody asks about a run that has only just begun
+    waiting = ["waits", "waits_too"]  # each for one of them: once nobody waits nobody asks
+    for run_id in waiting:
+        host.trigger("runs", run_id)
+    host.processes.wait_for("the others wait", lambda: len(engine.status()["waiters"]) == 2, seconds=30)
     for run_id in ("one", "two"):
         host.mark_run("endless", run_id, "failed")
-    host.wait_for_runs("runs", ["waits"], seconds=90)
+    host.wait_for_runs("runs", waiting, seconds=90)
     wait_until_empty(host, engine)
     ends = events_of(engine, "endless", Event.RELEASED)
     assert [row.detail for row in ends] == ["the host says that the run is over"] * 2
+
+
+@ON_POSTGRESQL
+def test_late_news_of_a_runs_end_leave_its_slot_to_the_run_that_a_user_has_cleared(
+    host: AirflowHost, engine: Engine, intervals: Intervals
+) -> None:
+    processor = host.processes.pid("dag-processor")
+    os.kill(processor, signal.SIGSTOP)  # it is to call the end's callback only when the run has begun again
+    try:
+        host.trigger("begun_again", "one")
+        host.wait_for_runs("begun_again", ["one"], seconds=90)
+        host.clear_task("begun_again", "one", "work")
+        host.processes.wait_for("it works again", lambda: len(intervals("begun_again")) == 2, seconds=60)
+    finally:
+        os.kill(processor, signal.SIGCONT)
+    host.wait_for_runs("begun_again", ["one"], seconds=90)
+    wait_until_empty(host, engine)
+    (freed,) = [row for row in events_of(engine, "begun_again", Event.RELEASED) if "runs" in row.slots]
+    (task,) = host.task_instances("begun_again", "one")
+    assert task["try_number"] == 2
+    assert freed.at / 1_000_000 > datetime.fromisoformat(task["end_date"]).timestamp()
 
 
 @ON_POSTGRESQL

@@ -66,6 +66,12 @@ def test_the_op_claim_names_the_attempt() -> None:
     assert claim.url == FACTS.url
 
 
+def test_tasks_of_two_dags_are_never_one_step() -> None:
+    """With `pool_per_op` they would share a pool: a DAG's id may have a dot, and that of a group's task has one."""
+    grouped, dotted = replace(FACTS, dag_id="a", task_id="b.c"), replace(FACTS, dag_id="a.b", task_id="c")
+    assert (op_claim(grouped).step, op_claim(dotted).step) == ("a.b.c", "a.b/c")
+
+
 def test_a_mapped_task_is_known_by_its_index_and_to_people_by_what_the_dag_calls_it() -> None:
     mapped = op_claim(replace(FACTS, map_index=3))
     assert (mapped.op_id, mapped.step) == ("load[3]", "etl.load")

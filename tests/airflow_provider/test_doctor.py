@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 from penstock.diagnosis import State
 from penstock_airflow import asking, compatibility, diagnosis, installation
+from penstock_airflow.asking import Triggerers
 
 
 @pytest.fixture(autouse=True)
 def configured(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(asking, "own_url", lambda: "https://airflow.example")
     monkeypatch.setenv("AIRFLOW__PENSTOCK__STORE_URL", "sqlite:////srv/penstock.db")
-    monkeypatch.setattr(asking, "living_triggerer", lambda: True)
+    monkeypatch.setattr(asking, "triggerers", lambda: Triggerers(1, 1000))
     installation.store_is_configured.cache_clear()
     yield
     installation.store_is_configured.cache_clear()
@@ -26,13 +28,14 @@ def parts() -> dict[str, Any]:
 def test_all_are_found() -> None:
     found = parts()
     assert {name: part.state for name, part in found.items()} == dict.fromkeys(found, State.OK)
-    assert len(found) == 8
+    assert len(found) == 9
 
 
 @pytest.mark.parametrize(
     ("name", "answer", "part", "state", "detail"),
     [
         ("policies", set(), "policy", State.FAULT, "Airflow does not call it: no task is limited"),
+        ("own_url", None, "installation", State.WARNING, "has no URL of its own: another one under its name on this"),
         ("knows_task_runner", False, "task runner", State.WARNING, "not known to this Penstock"),
         ("loaded_plugins", (set(), {}), "plugin", State.WARNING, "not loaded (Airflow does not find it)"),
         (
@@ -42,7 +45,20 @@ def test_all_are_found() -> None:
             State.WARNING,
             "not loaded (no module x)",
         ),
-        ("living_triggerer", False, "triggerer", State.WARNING, "none is running: tasks that have to wait are resched"),
+        (
+            "triggerers",
+            Triggerers(0, 0),
+            "triggerer",
+            State.WARNING,
+            "none is running: tasks that have to wait are resched",
+        ),
+        (
+            "triggerers",
+            Triggerers(1, 1000, triggers=1200, waiting=900, unassigned=200),
+            "triggerer",
+            State.WARNING,
+            "200 tasks wait for slots in no triggerer, and are granted nothing; 1 running, with room for 1000 of 1200",
+        ),
     ],
 )
 def test_what_is_not_sound(
@@ -55,7 +71,7 @@ def test_what_is_not_sound(
 
 
 def test_no_triggerer_is_needed_where_nobody_defers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking, "living_triggerer", lambda: False)
+    monkeypatch.setattr(asking, "triggerers", lambda: Triggerers(0, 0))
     monkeypatch.setenv("AIRFLOW__PENSTOCK__WAITING", "block")
     assert parts()["triggerer"].state is State.INACTIVE
 
@@ -65,9 +81,9 @@ def test_what_cannot_be_looked_at_hides_no_other(monkeypatch: pytest.MonkeyPatch
         raise RuntimeError("no database here")
 
     monkeypatch.setattr(compatibility, "policies", broken)
-    monkeypatch.setattr(asking, "living_triggerer", broken)
+    monkeypatch.setattr(asking, "triggerers", broken)
     found = parts()
-    assert len(found) == 8
+    assert len(found) == 9
     assert (found["policy"].state, found["policy"].detail) == (
         State.FAULT,
         "cannot be looked at: RuntimeError: no database here",
@@ -102,6 +118,6 @@ def test_settings_that_are_wrong(
 
 def test_without_a_store_it_is_inactive(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AIRFLOW__PENSTOCK__STORE_URL")
-    monkeypatch.setattr(asking, "living_triggerer", lambda: False)
+    monkeypatch.setattr(asking, "triggerers", lambda: Triggerers(0, 0))
     found = parts()
     assert (found["policy"].state, found["triggerer"].state) == (State.INACTIVE, State.INACTIVE)

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import airflow_versions
+import jinja2
 import pytest
 from penstock import changes
 from penstock.claim import Claim
@@ -31,9 +32,10 @@ from penstock.errors import (
 )
 from penstock.settings import Settings
 from penstock.store.sql import SqlStore
-from penstock_airflow import asking, compatibility, gate, installation, limits, runs
+from penstock_airflow import asking, compatibility, gate, holding, installation, limits, runs
 from penstock_airflow.installation import Installation
 from penstock_airflow.limits import Limits, RunLimits
+from penstock_airflow.said import Said
 
 LIMITS = {"pools": {"limits": {"narrow": 1}}, "runs": {"max_concurrent_runs": 1}}
 
@@ -64,7 +66,7 @@ def here(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Installation]:
         store_url=url, deployment="tests", short_block_seconds=0.2, min_deferral_seconds=0.0, store_retry_seconds=0.5
     )
     monkeypatch.setattr(installation, "_engines", {})
-    monkeypatch.setattr(gate, "_held", [])
+    monkeypatch.setattr(holding, "_held", [])
     monkeypatch.setattr(asking, "triggerer_runs", lambda: None)
     settle(monkeypatch, settings)
     yield settings
@@ -75,7 +77,8 @@ def here(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Installation]:
 def settle(monkeypatch: pytest.MonkeyPatch, settings: Installation) -> None:
     """Have this process work under these settings from now on."""
     monkeypatch.setattr(installation, "installation", lambda: settings)
-    monkeypatch.setattr(gate, "installation", lambda: settings)
+    for module in (gate, holding):
+        monkeypatch.setattr(module, "installation", lambda: settings)
 
 
 def context(task_id: str = "task", *, run_id: str = "run", next_kwargs: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -112,7 +115,7 @@ def labels(engine: Engine, what: str) -> list[str]:
 def test_free_slots_are_taken_and_given_back(other: Engine) -> None:
     gate.enter(context())
     assert labels(other, "leases") == ["airflow/tests dag/run", "airflow/tests dag/run task"]
-    gate.leave()
+    holding.leave()
     assert labels(other, "leases") == ["airflow/tests dag/run"], "the run's lease is the run's, not the task's"
     assert not other.status()["sessions"][1:], "the worker's session is closed"
 
@@ -170,6 +173,31 @@ def test_the_limits_within_that_a_run_began_with_count_for_its_later_tasks(other
     assert labels(other, "waiters") == ["airflow/tests dag/run later"]
 
 
+def test_the_first_task_of_a_run_asks_after_runs_that_were_silent_for_long(
+    other: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The callbacks of a run that ended while the store was away gave up: other hosts could wait for it for a day."""
+    asked: list[str] = []
+    monkeypatch.setattr(asking, "run_is_alive_here", lambda _, run_id: asked.append(run_id) or run_id != "over")
+    changes.apply(other, Concurrency.from_document({"runs": {"max_concurrent_runs": 4}}), expected_version=1)
+    for run_id in ("over", "lives"):
+        other.request(other.run_claim(f"dag/{run_id}"), ticket=True, probed=True).step()
+    gate.enter(context())
+    holding.leave()
+    assert not asked, "they have only just begun"
+    monkeypatch.setattr(runs, "FORGOTTEN_SECONDS", -1.0)
+    gate.enter(context("second"))
+    holding.leave()
+    assert not asked, "its run has begun before"
+    gate.enter(context(run_id="other"))
+    assert set(asked) == {"over", "lives", "run", "other"}
+    assert sorted(row["run_id"] for row in other.status()["leases"] if row["op_id"] is None) == [
+        "dag/lives",
+        "dag/other",
+        "dag/run",
+    ]
+
+
 def test_the_log_says_who_is_waited_for_and_for_how_long(other: Engine, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="penstock.airflow")
     lease = other.acquire(other.claim("narrow", run_id="dag/run", op_id="first"))
@@ -180,6 +208,16 @@ def test_the_log_says_who_is_waited_for_and_for_how_long(other: Engine, caplog: 
     caplog.clear()
     gate.enter(context(next_kwargs=since))
     assert "the task waited 90." in caplog.text
+
+
+@pytest.mark.parametrize(("queues", "in_queue"), [(("*",), True), (("spark_*", "etl"), False), (("def*",), True)])
+def test_the_wait_goes_where_a_triggerer_takes_it(
+    other: Engine, here: Installation, monkeypatch: pytest.MonkeyPatch, *, queues: tuple[str, ...], in_queue: bool
+) -> None:
+    """Where there are only triggerers with queues, none took up a wait without one: the task stayed deferred."""
+    settle(monkeypatch, replace(here, triggerer_queues=queues))
+    other.acquire(other.claim("narrow", run_id="dag/run", op_id="first"))
+    assert deferral().trigger.supports_triggerer_queue is in_queue
 
 
 def test_a_second_deferral_counts_from_the_first(other: Engine) -> None:
@@ -199,7 +237,7 @@ def test_a_fork_that_returns_does_not_free_its_parents_slots(other: Engine, monk
     gate.enter(context())
     with monkeypatch.context() as child:
         child.setattr(os, "getpid", lambda: -1)
-        gate.leave()
+        holding.leave()
     assert "airflow/tests dag/run task" in labels(other, "leases")
 
 
@@ -241,7 +279,7 @@ def test_a_store_that_is_away_at_the_end_does_not_fail_the_task(
     gate.enter(context())
     with monkeypatch.context() as outage:
         outage.setattr(SqlStore, "release", away)
-        gate.leave()
+        holding.leave()
     assert "they are freed when they expire" in caplog.text
 
 
@@ -454,6 +492,75 @@ def test_a_run_that_a_user_ended_bars_no_run_that_does_not_wait(other: Engine, m
     assert labels(other, "leases") == ["airflow/tests dag/run", "airflow/tests dag/run task"]
 
 
+def test_a_task_that_waits_in_its_worker_asks_after_runs_that_a_user_ended(
+    other: Engine, here: Installation, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody is deferred then, so that nobody else asks: it waited for a day."""
+    caplog.set_level(logging.INFO, logger="penstock.airflow")
+    settle(monkeypatch, replace(here, waiting="block"))
+    other.request(other.run_claim("over/run"), ticket=True, probed=True).step()
+    monkeypatch.setattr(runs, "ASK_SECONDS", 0.6)
+    asked: list[float] = []
+
+    def run_is_alive(*_: str) -> bool:
+        asked.append(time.monotonic())
+        return len(asked) < 2
+
+    monkeypatch.setattr(asking, "run_is_alive_here", run_is_alive)
+    gate.enter(context())
+    assert len(asked) == 2
+    assert asked[1] - asked[0] >= 0.6, "the first answer counts for a while, for all who wait"
+    assert labels(other, "leases") == ["airflow/tests dag/run", "airflow/tests dag/run task"]
+    assert caplog.text.count("dag/run waits:") == 1
+
+
+def test_a_deferred_task_keeps_the_place_of_its_run_in_a_pool_that_the_dag_does_not_tell(
+    other: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its run went to the end of that pool's queue."""
+    changes.apply(
+        other,
+        Concurrency.from_document({"pools": {"limits": {"rooms": {"limit": 1, "granularity": "run"}}}}),
+        expected_version=1,
+    )
+    first, later = (other.request(other.run_claim(f"{name}/run"), ticket=True, probed=True) for name in ("1st", "2nd"))
+    first.step()
+    later.step()
+    other.acquire(other.claim("rooms", run_id="1st/run", op_id="holds", in_run=True))
+    said(monkeypatch, pools={"rooms": 1})
+    deferred = deferral()
+    overtaking = other.request(other.claim("rooms", run_id="2nd/run", op_id="task", in_run=True))
+    overtaking.step()
+    waiters = other.status()["waiters"]
+    assert [row["run_id"] for row in waiters] == ["dag/run", "2nd/run"]
+    other.end_run("1st/run")
+    assert not isinstance(overtaking.step(), Granted)
+    _, op = claims_of(deferred)
+    assert isinstance(other.request(op, ticket=True).step(), Granted)
+
+
+@pytest.mark.parametrize(
+    ("conf", "pools", "wrong"),
+    [
+        ({"penstock": {"max_concurent": 1}}, (), "is 'max_concurrent' meant"),
+        ({"penstock": {"max_concurrent": "many"}}, (), "max_concurrent"),
+        ({}, ("{{ nothing.there }}",), "cannot be rendered"),
+        ({}, ("{{ 'two words' }}",), "whitespace"),
+    ],
+)
+def test_what_is_wrong_at_each_try_is_tried_once(
+    other: Engine, conf: dict[str, Any], pools: tuple[str, ...], wrong: str
+) -> None:
+    """It used up the task's retries."""
+    facing = context()
+    facing["dag_run"] = SimpleNamespace(conf=conf)
+    facing["task"].get_template_env = lambda _: jinja2.Environment(undefined=jinja2.StrictUndefined)
+    setattr(facing["task"], limits.MARK, Said(pools=pools))
+    with pytest.raises(airflow_versions.exception("AirflowFailException"), match=f"{wrong}.*it is not retried"):
+        gate.enter(facing)
+    assert not other.status()["waiters"]
+
+
 def test_a_time_out_counts_from_the_beginning_of_the_wait(other: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     said(monkeypatch, wait_timeout_seconds=30.0)
     other.acquire(other.claim("narrow", run_id="dag/run", op_id="first"))
@@ -496,7 +603,7 @@ def test_who_only_observes_does_not_wait_and_says_so(
     gate.enter(context("second"))
     assert "would have waited for pool:narrow: this installation only observes" in caplog.text
     assert len(labels(other, "leases")) == 3
-    gate.leave()
+    holding.leave()
 
 
 def test_with_enforcement_off_the_store_is_not_asked(
@@ -507,7 +614,7 @@ def test_with_enforcement_off_the_store_is_not_asked(
     monkeypatch.setattr(gate, "engine", away)
     gate.enter(context())
     assert "enforcement is off" in caplog.text
-    gate.leave()
+    holding.leave()
 
 
 def test_setup_and_teardown_are_exempt_where_that_is_said(
@@ -517,7 +624,7 @@ def test_setup_and_teardown_are_exempt_where_that_is_said(
     setup["task"].is_setup = True
     gate.enter(setup)
     assert "airflow/tests dag/run setup" in labels(other, "leases")
-    gate.leave()
+    holding.leave()
     settle(monkeypatch, replace(here, exempt_setup_teardown=True))
     for what in ("is_setup", "is_teardown"):
         exempt = context("exempt")
@@ -529,7 +636,7 @@ def test_setup_and_teardown_are_exempt_where_that_is_said(
 def test_a_second_installation_of_the_same_name_is_refused(other: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asking, "own_url", lambda: "http://one.example")
     gate.enter(context())
-    gate.leave()
+    holding.leave()
     monkeypatch.setattr(installation, "_engines", {})
     monkeypatch.setattr(asking, "own_url", lambda: "http://two.example")
     with pytest.raises(DeploymentConflict, match=r"http://one\.example already, this is http://two\.example"):
@@ -577,7 +684,7 @@ def test_a_task_may_run_without_limits_while_the_store_is_away_but_not_in_silenc
     gate.enter(running)
     assert "this task runs WITHOUT LIMITS" in caplog.text
     assert "WITHOUT LIMITS" in marks["penstock"]
-    gate.leave()
+    holding.leave()
 
 
 def test_a_trigger_that_gave_up_on_the_store_fails_the_task_with_its_words(other: Engine) -> None:
@@ -602,7 +709,7 @@ def test_slots_are_held_while_the_operator_is_deferred_and_taken_over_when_it_is
     gate.enter(context())
     deferred = own_deferral()
     inner = deferred.trigger
-    gate.leave(deferred)
+    holding.leave(deferred)
     assert "airflow/tests dag/run task" in labels(other, "leases")
     assert not other.status()["sessions"][1:], "the worker's session is closed"
     path, kwargs = deferred.trigger.serialize()
@@ -611,7 +718,7 @@ def test_slots_are_held_while_the_operator_is_deferred_and_taken_over_when_it_is
     back = context()
     back["ti"]._ti_context_from_server = SimpleNamespace(next_method="finish", next_kwargs={})
     gate.enter(back)
-    gate.leave()
+    holding.leave()
     assert labels(other, "leases") == ["airflow/tests dag/run"]
 
 
@@ -622,14 +729,14 @@ def test_slots_of_a_pool_that_says_so_are_given_back_meanwhile(
     gate.enter(context())
     deferred = own_deferral()
     inner = deferred.trigger
-    gate.leave(deferred)
+    holding.leave(deferred)
     assert labels(other, "leases") == ["airflow/tests dag/run"]
     assert deferred.trigger is inner
 
 
 def test_what_is_no_deferral_gives_the_slots_back(other: Engine) -> None:
     gate.enter(context())
-    gate.leave(ValueError("the task failed"))
+    holding.leave(ValueError("the task failed"))
     assert labels(other, "leases") == ["airflow/tests dag/run"]
 
 
@@ -637,14 +744,14 @@ def test_a_trigger_that_cannot_be_made_again_keeps_no_slots(other: Engine, caplo
     gate.enter(context())
     deferred = own_deferral()
     deferred.trigger = SimpleNamespace(serialize=lambda: ("nowhere.Trigger", {}))
-    gate.leave(deferred)
+    holding.leave(deferred)
     assert labels(other, "leases") == ["airflow/tests dag/run"]
     assert "cannot be made again" in caplog.text
 
 
 def test_a_task_that_only_fails_gives_up_what_its_trigger_held(other: Engine) -> None:
     gate.enter(context())
-    gate.leave(own_deferral())
+    holding.leave(own_deferral())
     failing = context()
     failing["ti"]._ti_context_from_server = SimpleNamespace(next_method=compatibility.FAIL_METHOD, next_kwargs={})
     gate.enter(failing)

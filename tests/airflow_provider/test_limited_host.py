@@ -154,6 +154,8 @@ def test_a_wrong_conf_fails_the_tasks_of_the_run_and_says_what_is_wrong(
 ) -> None:
     assert not recorded["within_wrong"]
     assert "is 'max_concurrent' meant?" in started_host.task_log("within", "wrong", "serve", 0)
+    tries = {task["try_number"] for task in started_host.task_instances("within", "wrong")}
+    assert tries == {1}, "it is as wrong at each try"
 
 
 def test_a_run_tag_limits_the_runs_of_a_group_of_dags(recorded: Recorded) -> None:

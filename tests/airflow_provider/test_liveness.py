@@ -17,14 +17,14 @@ from typing import Any
 
 import pytest
 from airflow_recorded import forget_intervals, recorded
-from airflow_rival import Rival
-from airflow_tables import table
 from airflow_trace import Trace, worded
 from intervals import Interval, most_at_once
 from penstock.demo.airflow_host import FINISHED, AirflowHost
 from penstock.demo.processes import HostFailed
 from penstock.engine import Engine
 from penstock.store.contract import Event
+from rival import Rival
+from tables import table
 
 pytestmark = pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
 TIMES = int(os.environ.get("PENSTOCK_TEST_TIMES", "1"))
@@ -99,6 +99,9 @@ COMPONENTS_KILLED = {
     "live_scheduler_killed": Way(
         done="SIGKILL to the scheduler, started again", final="success", attempts=2, free_seconds=EXPIRED
     ),
+    "live_scheduler_restarted": Way(
+        done="SIGTERM to the scheduler, started again; another task waits deferred", final="success", before=2
+    ),
     "live_triggerer_killed": Way(
         done="waits deferred; SIGKILL to the triggerer, started again", final="success", before=0
     ),
@@ -149,6 +152,7 @@ class Round:
         self._until_over(WAYS, seconds=seconds)
         self._kill_triggerer(seconds=seconds)
         self._kill_scheduler(seconds=seconds)
+        self._restart_scheduler(seconds=seconds)
         return {name: self._seen(name) for name in [*WAYS, *COMPONENTS_KILLED]}
 
     def _until_over(self, ways: Mapping[str, Way], *, seconds: float) -> None:
@@ -200,7 +204,30 @@ class Round:
         self.host.processes.kill("scheduler", alone=True)
         self.trace.forget_job("SchedulerJob")
         self.host.start_component("scheduler")
+        self._until_over({name: COMPONENTS_KILLED[name]}, seconds=seconds)
+
+    def _restart_scheduler(self, *, seconds: float) -> None:
+        """As an upgrade does: it waits for the task that works, and comes back to one that waits."""
+        name, waits = "live_scheduler_restarted", "live_scheduler_waits"
+        wait_for = self.host.processes.wait_for
+        self.host.trigger(name, self.run_id)
+        wait_for("it works", lambda: name in {one["name"] for one in recorded(self.folder)}, seconds=seconds)
+        self.host.trigger(waits, self.run_id)
+        wait_for("the other waits, and would be next", lambda: self._is_next(waits), seconds=seconds)
+        scheduler = self.host.processes.terminate("scheduler")
+        (self.folder / f"{name}.let_go").touch()
+        scheduler.wait(seconds)
+        self.host.start_component("scheduler")
         self._until_over(COMPONENTS_KILLED, seconds=seconds)
+        wait_for("the other is over", lambda: self._state(waits) in FINISHED, seconds=seconds)
+        assert worded(self.trace.states(waits, since=self.since), "waits").count("|") == 0, "no retry"
+        assert self._state(waits, "waits") == "success"
+
+    def _is_next(self, name: str) -> bool:
+        """Whether the task of that DAG has been deferred for so long that it may be granted."""
+        seen = self.engine.snapshot()
+        ops = [row for row in seen.claims if row.claim.op_id and row.claim.run_id == f"{name}/{self.run_id}"]
+        return any(not row.session_ids and row.eligible_at <= seen.now for row in ops)
 
     def _state(self, name: str, task_id: str | None = None) -> str | None:
         states = [state for state in self.trace.states(name, since=self.since) if state.task_id == task_id]

@@ -11,12 +11,12 @@ from collections import defaultdict
 from collections.abc import Callable
 
 import pytest
-from airflow_tables import table
 from airflow_trace import State, Trace
 from intervals import Interval, most_at_once
 from penstock.demo.airflow_host import AirflowHost
 from penstock.engine import Engine
 from penstock.store.contract import Event
+from tables import table
 
 pytestmark = pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
 LIMIT, TASKS = 3, 30
@@ -49,6 +49,13 @@ def in_workers(states: list[State]) -> dict[int, list[Interval]]:
     return ran
 
 
+@pytest.fixture(scope="module")
+def pools(started_host: AirflowHost) -> None:
+    """Airflow's own pool for each way."""
+    for name in {f"thirty_{way}" for way, _ in CASES}:
+        started_host.create_pool(name, TASKS)
+
+
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(("way", "seconds"), CASES)
 def test_thirty_tasks_wait_for_three_slots(
@@ -59,9 +66,9 @@ def test_thirty_tasks_wait_for_three_slots(
     trace: Trace,
     intervals: Callable[[str], list[Interval]],
     tables: list[str],
+    pools: None,
 ) -> None:
     dag_id, run_id = f"thirty_{way}", f"of_{seconds:g}_s"
-    host.create_pool(dag_id, TASKS)
     since = time.time()
     host.trigger(dag_id, run_id, {"seconds": seconds})
     host.wait_for_runs(dag_id, [run_id], seconds=300 + 4 * TASKS * seconds / LIMIT)

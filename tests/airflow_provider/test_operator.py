@@ -175,9 +175,12 @@ def test_the_command_line_knows_the_store_and_the_parts(host: AirflowHost) -> No
     told = json.loads(host.command("penstock", "doctor", "--json", seconds=120))
     parts = {part["part"]: (part["state"], part["detail"]) for part in told["parts"]}
     assert told["ok"], parts
-    names = ("policy", "task runner", "plugin", "provider", "connection type", "trigger", "settings", "triggerer")
+    names = ("policy", "task runner", "plugin", "provider", "connection type", "trigger", "settings")
+    names += ("installation", "triggerer")
     assert {parts[f"airflow {name}"][0] for name in names} == {"ok"}
-    assert parts["airflow triggerer"][1] == "one is running"
+    assert parts["airflow triggerer"][1].startswith("1 running, ")
+    assert " of 1000 places taken; 0 tasks wait for slots there" in parts["airflow triggerer"][1]
+    assert parts["airflow installation"][1] == f"told from others by its URL: {host.url}"
     settings = "deployment operated, the store from the connection limits, enforcement enforce"
     assert parts["airflow settings"][1] == settings
     assert "(from [penstock] of Airflow)" in parts["store"][1]

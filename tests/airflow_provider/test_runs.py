@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from penstock import connect
 from penstock.decision import Granted
 from penstock.engine import Engine
+from penstock.errors import StoreUnavailable
 from penstock.store.contract import ClaimRow
 from penstock_airflow import asking, compatibility, installation, runs
 from penstock_airflow.installation import Installation
@@ -25,6 +27,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     monkeypatch.setattr(installation, "installation", lambda: here)
     with connect(url, host="airflow", deployment="tests") as engine:
         monkeypatch.setattr(installation, "engine", lambda: engine)
+        monkeypatch.setattr(runs, "_patience", runs._Patience())
         yield engine
 
 
@@ -57,6 +60,50 @@ def test_the_end_of_a_run_frees_its_lease(engine: Engine) -> None:
     runs.end(context)
     assert not engine.status()["leases"]
     runs.end(context)
+
+
+def told_of(run_id: str, ended_at: float | None) -> dict[str, Any]:
+    """The context of a callback, as the dag-processor makes it."""
+    context: dict[str, Any] = {"dag": SimpleNamespace(dag_id="dag"), "run_id": run_id}
+    if ended_at is not None:
+        context["dag_run"] = SimpleNamespace(end_date=datetime.fromtimestamp(ended_at, UTC))
+    return context
+
+
+def test_a_late_word_of_a_runs_end_does_not_end_the_run_that_was_cleared(engine: Engine) -> None:
+    """A run too many could begin while its tasks went on without its lease."""
+    lease(engine, "dag/run")
+    runs.end(told_of("run", time.time() - 60.0))
+    assert [row["run_id"] for row in engine.status()["leases"]] == ["dag/run"]
+    runs.end(told_of("run", time.time() + 0.01))
+    assert not engine.status()["leases"]
+
+
+def test_all_callbacks_of_a_file_have_one_patience_with_a_store_that_is_away(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each had its own: the dag-processor ended the file's process before it came to the user's callbacks."""
+    monkeypatch.setattr(runs, "PATIENCE_SECONDS", 0.5)
+    tries: list[float] = []
+
+    def away() -> Engine:
+        tries.append(time.monotonic())
+        raise StoreUnavailable("nobody answers")
+
+    with monkeypatch.context() as outage:
+        outage.setattr(installation, "engine", away)
+        began = time.monotonic()
+        for number in range(20):
+            with pytest.raises(StoreUnavailable):
+                runs.end(told_of(f"run_{number}", None))
+        assert time.monotonic() - began < 5 * runs.PATIENCE_SECONDS
+        assert tries
+    lease(engine, "dag/run")
+    with pytest.raises(StoreUnavailable, match="comes back when Airflow is asked"):
+        runs.end(told_of("run", None))
+    monkeypatch.setattr(runs, "ONE_FILE_SECONDS", 0.0)
+    runs.end(told_of("run", None))
+    assert not engine.status()["leases"]
 
 
 def test_airflow_is_asked_whether_a_run_lives(engine: Engine, probe: Any) -> None:

@@ -277,7 +277,7 @@ def test_a_triggerer_that_ends_leaves_the_place_and_nothing_in_its_memory(
 
     asyncio.run(wait())
     triggerer.in_thread(lambda: None).result()
-    while triggerer.lease(claim.claim_id) is not None:
+    while triggerer.leases.find(claim.claim_id) is not None:
         time.sleep(0.01)
     adopted = other.request(claim).step()
     assert isinstance(adopted, Granted)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import airflow_versions
 import pytest
 from airflow_recorded import forget_intervals, recorded
 from intervals import Interval, most_at_once
@@ -18,7 +21,7 @@ from penstock.engine import Engine
 from penstock.store.contract import Event, HistoryRow
 
 pytestmark = pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
-HELD = ["way_timeout", "withdrawn"]
+HELD = ["way_timeout", "withdrawn", "exempt"]
 """Pools whose one slot somebody else holds all the while."""
 ENDS = {
     "way_defer": "success",
@@ -32,9 +35,11 @@ ENDS = {
     "deferral_released": "success",
     "deferral_ends": "success",
     "only_empty": "success",
+    "weight_low": "success",
+    "weight_high": "success",
     "withdrawn": "success",
 }
-POOLS = ["way_defer", "way_reschedule", "way_block", "way_skip", "way_fail", "one_at_a_time"]
+POOLS = ["way_defer", "way_reschedule", "way_block", "way_skip", "way_fail", "one_at_a_time", "weighed"]
 LIMITS = {"pools": {"limits": dict.fromkeys([*POOLS, *HELD, "kept", "released", "ends"], 1)}}
 RUN_ID = "waiting"
 
@@ -48,6 +53,8 @@ class Ran:
     tries: Mapping[str, set[int]]
     work: Mapping[str, list[Interval]]
     events: list[HistoryRow]
+    left_behind: bool
+    """Whether the task that a user ended still waited a moment after."""
     last_end: Mapping[str, float]
     """DAG → the end of the last of its tasks that was in a worker, in seconds since 1970."""
 
@@ -76,7 +83,9 @@ def ran(started_host: AirflowHost, limits: None, engine: Engine, intervals_folde
     with ExitStack() as stack:
         for pool in HELD:
             stack.enter_context(engine.hold(pool))
-        for dag_id in ENDS:
+        weighed = stack.enter_context(engine.hold("weighed"))
+        exempt = _run_where_setup_is_exempt(host)
+        for dag_id in [dag_id for dag_id in ENDS if dag_id != "weight_high"]:
             host.trigger(dag_id, RUN_ID)
 
         def works() -> bool:
@@ -88,12 +97,19 @@ def ran(started_host: AirflowHost, limits: None, engine: Engine, intervals_folde
         host.mark_task("withdrawn", RUN_ID, "waits", "success")
 
         def has_left() -> bool:
-            return not [row for row in engine.status()["waiters"] if row["op_id"] == "waits"]
+            return f"withdrawn/{RUN_ID}" not in [row["run_id"] for row in engine.status()["waiters"]]
 
-        host.processes.wait_for("it has left the queue", has_left, seconds=100)
+        if airflow_versions.triggers_are_told_of_kills():
+            host.processes.wait_for("it has left the queue", has_left, seconds=100)
+        left_behind = not has_left()
+        host.processes.wait_for("the lighter one waits", lambda: _can_be_granted(engine, "weight_low"), seconds=120)
+        host.trigger("weight_high", RUN_ID)
+        host.processes.wait_for("the heavier one waits", lambda: _can_be_granted(engine, "weight_high"), seconds=120)
+        weighed.release()
         for dag_id, end in ENDS.items():
             host.wait_for_runs(dag_id, [RUN_ID], seconds=180, expected=end)
         host.wait_for_runs("way_skipped_run", ["skipped"], seconds=60)
+        host.processes.wait_for("it is over", lambda: exempt.poll() is not None, seconds=120)
         host.processes.wait_for("the slots are back", lambda: not _runs_that_hold(engine), seconds=60)
     tasks = {dag_id: host.task_instances(dag_id, RUN_ID) for dag_id in ENDS}
     tasks["skipped"] = host.task_instances("way_skipped_run", "skipped")
@@ -107,8 +123,22 @@ def ran(started_host: AirflowHost, limits: None, engine: Engine, intervals_folde
         tries={dag_id: {task["try_number"] for task in of_dag} for dag_id, of_dag in tasks.items()},
         work={name: sorted(intervals) for name, intervals in work.items()},
         events=list(engine.store.history(since=began)),
+        left_behind=left_behind,
         last_end={dag_id: max(ends) for dag_id, of_dag in tasks.items() if (ends := list(map(_end, of_dag)))},
     )
+
+
+def _run_where_setup_is_exempt(host: AirflowHost) -> subprocess.Popen[bytes]:
+    """In a process of its own: the setting is one of the whole installation."""
+    command = [Path(sys.executable).with_name("airflow"), "dags", "test", "exempt_setup"]
+    return host.processes.start_to_end("exempt", command, {"AIRFLOW__PENSTOCK__EXEMPT_SETUP_TEARDOWN": "True"})
+
+
+def _can_be_granted(engine: Engine, dag_id: str) -> bool:
+    """Whether the DAG's task has been deferred for so long that a free slot would be its."""
+    seen = engine.snapshot()
+    ops = [row for row in seen.claims if row.claim.op_id and row.claim.run_id == f"{dag_id}/{RUN_ID}"]
+    return any(not row.session_ids and row.eligible_at <= seen.now for row in ops)
 
 
 def _end(task: Mapping[str, Any]) -> float:
@@ -136,6 +166,18 @@ def test_two_tasks_after_one_slot(ran: Ran, way: str) -> None:
     assert (" is granted, after " in log) == (way == "defer"), "the trigger's lines are in the task's log"
     assert ran.seen(name, Event.GRANTED) == 2
     assert not ran.seen(name, Event.EXPIRED, Event.PARKED, Event.WITHDRAWN), "each kept its one place"
+
+
+def test_of_two_that_wait_the_one_of_greater_weight_is_first_though_it_came_later(ran: Ran) -> None:
+    (low,), (high,) = ran.work["weight_low"], ran.work["weight_high"]
+    assert high[1] <= low[0]
+
+
+def test_setup_and_teardown_take_nothing_where_they_are_exempt(ran: Ran) -> None:
+    """Their pool was full all the while."""
+    assert [len(ran.work[f"exempt_{name}"]) for name in ("make", "use", "remove")] == [1, 1, 1]
+    takers = [row.label for row in ran.events if row.event is Event.GRANTED and "pool:exempt" in row.slots]
+    assert [label for label in takers if label and label.startswith("airflow/")] == []
 
 
 def test_a_wait_ends_at_its_time_out_though_the_task_is_deferred(ran: Ran) -> None:
@@ -191,8 +233,12 @@ def test_a_run_of_tasks_that_never_reach_a_worker_takes_nothing(ran: Ran) -> Non
 
 
 def test_a_deferred_task_that_a_user_ends_leaves_the_queue(ran: Ran) -> None:
+    """At once, or before Airflow tells triggers of it when the place is no longer renewed."""
+    told = airflow_versions.triggers_are_told_of_kills()
     assert ran.states["withdrawn"] == {"waits": "success"}
-    assert ran.seen("withdrawn", Event.WITHDRAWN) == 1
+    assert ran.left_behind is not told
+    assert ran.seen("withdrawn", Event.WITHDRAWN) == told
+    assert not ran.seen("withdrawn", Event.PARKED)
     assert "withdrawn" not in ran.work
 
 

@@ -117,7 +117,7 @@ concurrency:
     [
         ("", 1, "empty"),
         ("# only a comment\n", 1, "empty"),
-        ("- a\n", 1, "`concurrency:` block is expected"),
+        ("- a\n", 1, "`concurrency:`, is expected"),
         ("concurrency: [\n", 2, "not YAML"),
         ("concurrency:\n\tpools: {}\n", 2, "a tab"),
         ("concurrency: {}\n---\nconcurrency: {}\n", 3, "second YAML document"),
@@ -156,12 +156,21 @@ def test_bad_input_is_named_with_its_line(text: str, line: int, says: str) -> No
 
 @pytest.mark.parametrize(
     "scalar",
-    ["2024-13-45", "0b_", "!!int x", "!!bool maybe", "!!timestamp x", "!!binary é", "!odd x", "0x" + "f" * 6000],
+    ["0b_", "!!int x", "!!bool maybe", "!!binary é", "!odd x", "0x" + "f" * 6000],
 )
 def test_a_scalar_that_yaml_makes_nothing_of_is_a_fault(scalar: str) -> None:
     (fault,) = faults(f"concurrency:\n  pools:\n    default_limit: {scalar}\n")
     assert fault[0] == 3
     assert "that can be read" in fault[1]
+
+
+def test_a_date_is_text_as_it_is_in_dagster() -> None:
+    rule = "{key: partition, value: 2024-01-31, limit: 1}"
+    block = f"concurrency:\n  runs:\n    tag_concurrency_limits:\n      - {rule}\n"
+    assert read(block).concurrency.runs.tag_concurrency_limits[0].value == "2024-01-31"
+    assert faults("concurrency:\n  pools:\n    default_limit: 2024-13-45\n") == [
+        (3, "concurrency.pools.default_limit: '2024-13-45' found; a whole number is expected")
+    ]
 
 
 def test_a_character_that_yaml_forbids_and_merge_keys_are_named_with_their_line() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -219,6 +220,15 @@ def test_run_tag_limits_all_must_have_room(engine: Engine, configure: Configure)
     assert isinstance(engine.try_acquire(engine.run_claim("6", tags={"other": "x"})), Granted)
 
 
+def test_a_run_lease_says_of_which_attempt_and_priority_it_is(engine: Engine, configure: Configure) -> None:
+    configure(runs={"max_concurrent_runs": 1})
+    claim = replace(engine.run_claim("r", priority=5), attempt=2)
+    with engine.acquire(claim), engine.acquire(replace(claim, attempt=3, priority=0)):
+        lease = engine.store.run_lease(claim.holder or "")
+        assert lease is not None
+        assert (lease.attempt, lease.priority) == (2, 5)
+
+
 def test_a_run_lease_is_shared_and_ends_with_its_last_member(new_engine: NewEngine, configure: Configure) -> None:
     configure(runs={"max_concurrent_runs": 1})
     one, two, other = new_engine(), new_engine(), new_engine()
@@ -316,11 +326,11 @@ def test_a_dead_session_frees_its_slots_after_ttl_and_grace(
     waiter = other.request(other.claim("a"))
     assert isinstance(waiter.step(), Waiting)
     dead._session._stop.set()  # it beats no more
-    store.clock_shift += 32 * SECOND
-    other.store.beat(other.session_id(), other._known_claims)
+    store.clock_shift += 31 * SECOND
+    other.store.beat(other.session_id(), other.leases.known)
     store.sweep()
     assert isinstance(waiter.step(), Waiting), "the grace is not over"
-    store.clock_shift += 2 * SECOND
+    store.clock_shift += 3 * SECOND
     store.sweep()
     assert isinstance(waiter.step(), Granted)
     assert [row.event for row in store.history() if row.event is Event.EXPIRED] == [Event.EXPIRED]
@@ -420,7 +430,7 @@ def test_a_probed_run_outlives_processes_and_ends_when_the_host_says_so(
     engine = new_engine(host)
     assert isinstance(engine.request(engine.run_claim("r"), probed=True).step(), Granted)
     store.clock_shift += 3600 * SECOND
-    engine.store.beat(engine.session_id(), engine._known_claims)
+    engine.store.beat(engine.session_id(), engine.leases.known)
     store.sweep()
     assert held(engine, "runs") == 1
     assert engine.janitor.probe() == 0
@@ -699,7 +709,7 @@ def test_a_release_that_the_store_did_not_take_is_made_good_by_the_next_beat(
         with pytest.raises(StoreUnavailable):
             lease.release()
     assert held(engine, "pool:a") == 1
-    assert store.beat(engine.session_id(), engine._known_claims)
+    assert store.beat(engine.session_id(), engine.leases.known)
     assert held(engine, "pool:a") == 0
 
 
@@ -723,7 +733,7 @@ def test_a_beat_leaves_alone_what_is_acquired_while_it_looks(store: Any, engine:
     leases = []
 
     def known() -> set[str]:
-        before = engine._known_claims()
+        before = engine.leases.known()
         leases.append(engine.acquire(engine.claim("a")))
         return before
 

@@ -227,7 +227,7 @@ def test_dagster_defect_7_after_a_shrink_order_still_holds(engine: Engine, confi
     for expected in (high, middle, low):
         assert [each for each in (low, middle, high) if each not in order and not waits(each)] == [expected]
         order.append(expected)
-        lease = engine.lease(expected.claim_id)
+        lease = engine.leases.find(expected.claim_id)
         assert lease is not None
         lease.holds = 1
         lease.release()

@@ -80,9 +80,10 @@ def test_the_two_commands_are_the_ones_that_ci_and_the_demo_use() -> None:
 @pytest.fixture
 def terminal(tmp_path: Path) -> Iterator[Shell]:
     """A shell where the page's files lie, with a store in which an Airflow installation was noted."""
-    for name, text in zip(("penstock.yaml", "broken.yaml"), blocks(COMMAND_LINE, "yaml"), strict=True):
+    for name, text in zip(("penstock.yaml", "broken.yaml", "dagster.yaml"), blocks(COMMAND_LINE, "yaml"), strict=True):
         (tmp_path / name).write_text(text)
-    (tmp_path / "pools.json").write_text(blocks(COMMAND_LINE, "json")[0])
+    for name, text in zip(("pools.json", "limits.json"), blocks(COMMAND_LINE, "json"), strict=True):
+        (tmp_path / name).write_text(text)
     store = SqlStore(f"sqlite:///{tmp_path}/penstock.db")
     store.check_schema()
     store.register(Deployment("airflow", "prod", "https://airflow.example"))

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pages_read import BLOCK, CONFIGURATION, HOW, OPERATIONS, PAGES, ROOT, blocks, rows, said, sources
-from penstock import config, config_file
+from pages_read import BLOCK, COMING, CONFIGURATION, HOW, OPERATIONS, PAGES, ROOT, blocks, rows, said, sources
+from penstock import config, config_file, host_tags
 from penstock.claim import CAPACITY_MAX, NAME_MAX_CHARACTERS, encode_part
 from penstock.cli import COMMANDS, main
 from penstock.config import Concurrency
@@ -28,6 +28,7 @@ from penstock.store.contract import ClaimState
 from penstock.store.sql import SqlStore
 from penstock.wakeups import IDLE_SECONDS
 from penstock.yaml_lines import MAX_DEPTH, MAX_NODES
+from penstock_plugins.dagster import run_tags
 
 LINKED = [*PAGES, *(ROOT / name for name in ("README.md", "tests/README.md", "CHANGELOG.md"))]
 
@@ -68,6 +69,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PENSTOCK_STORE_URL", f"sqlite:///{tmp_path / 'penstock.db'}")
     (tmp_path / "penstock.yaml").write_text(blocks(CONFIGURATION, "yaml")[0])
+    for name, number in (("dagster.yaml", 0), ("tags.yaml", 2)):
+        (tmp_path / name).write_text(blocks(COMING, "yaml")[number])
     return tmp_path
 
 
@@ -194,6 +197,26 @@ def test_a_second_installation_is_refused_in_these_words(tmp_path: Path) -> None
     assert blocks(CONFIGURATION, "text")[-1].strip() == str(refused.value)
 
 
+# -- coming from Dagster -----------------------------------------------------------------------------------------------
+
+
+def test_migrate_writes_and_says_what_the_page_shows(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["migrate", "dagster", "dagster.yaml", "-o", "taken.yaml"])
+    assert ended.value.code == 0
+    assert (here / "taken.yaml").read_text() == blocks(COMING, "yaml")[1]
+    assert capfd.readouterr().err == blocks(COMING, "text")[0]
+
+
+def test_the_tables_of_tags_are_the_codes() -> None:
+    table = {row[0].strip("`"): tuple(re.findall(r"`(.*?)`", row[1])) for row in rows(COMING, "## Tags")}
+    assert table == dict(run_tags.TABLE)
+    named = said(COMING).partition("Tags that the hosts set:")[2].partition("##")[0]
+    of_runs, _, of_ops = named.partition("of ops")
+    assert set(re.findall(r"`(.*?)`", of_runs)) == set(host_tags.RUN_TAGS)
+    assert set(re.findall(r"`(.*?)`", of_ops)) == set(host_tags.OP_TAGS)
+
+
 # -- how it works ------------------------------------------------------------------------------------------------------
 
 
@@ -279,6 +302,11 @@ FIGURES: dict[Path, list[str]] = {
         f"ended claims are remembered for {TIMES.tombstone_seconds:g} s",
         f"the longest wait for a lock, {TIMES.lock_seconds:g} s",
         f"pauses from 0.2 s to 5 s, for {SETTINGS.store_retry_seconds:g} s",
+    ],
+    COMING: [
+        f"is worth {asking.PRIORITY_STEP // MICRO} s of waiting",
+        f"overtaken for {2 * asking.PRIORITY_BOUND // MICRO // 3600:d} hours at most".replace(" 2 ", " two "),
+        f"a limit is at most {CAPACITY_MAX}",
     ],
     OPERATIONS: [
         f"1, up to {asking.CONNECTIONS} when as many threads ask at once",

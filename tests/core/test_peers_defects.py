@@ -11,6 +11,7 @@ from penstock import changes
 from penstock.config import Concurrency
 from penstock.engine import Engine
 from penstock.errors import StoreUnavailable
+from penstock.settings import Settings
 from penstock.store.contract import ClaimState, Mode, Result
 from penstock.store.contract import Owner as Session
 from situations import (
@@ -143,9 +144,42 @@ def test_prefect_21794_a_release_that_failed_is_told_and_made_good(
             lease.release()
     assert held(engine, "pool:a") == 1
     assert waits(waiter)
-    assert store.beat(engine.session_id(), engine._known_claims)
+    assert store.beat(engine.session_id(), engine.leases.known)
     assert granted(waiter.step())
     assert held(engine, "pool:a") == 1
+
+
+def test_a_runs_release_that_failed_is_made_good_as_well(
+    new_engine: NewEngine, engine: Engine, configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run belongs to several sessions: it was nobody's to end, and stayed for as long as its process lived."""
+    configure(runs={"max_concurrent_runs": 1})
+    worker = new_engine(settings=Settings(session_ttl_seconds=3.0))
+    lease = worker.acquire(worker.run_claim("r"))
+    again = worker.acquire(worker.run_claim("r"))
+    again.release()
+
+    def away(*_: object) -> bool:
+        raise StoreUnavailable("the store is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker.store, "release", away)
+        with pytest.raises(StoreUnavailable, match="the store is away"):
+            lease.release()
+        assert held(engine, "runs") == 1
+    until(lambda: held(engine, "runs") == 0)
+
+
+def test_what_is_joined_and_given_up_is_given_back(engine: Engine, configure: Configure) -> None:
+    """A wait that was cancelled just as it joined its run's lease left that counted once too often."""
+    configure(runs={"max_concurrent_runs": 1})
+    lease = engine.acquire(engine.run_claim("r"))
+    second = engine.request(engine.run_claim("r"))
+    assert granted(second.step()) is lease
+    second.withdraw()
+    assert held(engine, "runs") == 1
+    lease.release()
+    assert held(engine, "runs") == 0
 
 
 def test_redisson_6664_a_release_wakes_by_weight(engine: Engine, configure: Configure) -> None:

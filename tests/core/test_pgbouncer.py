@@ -117,7 +117,7 @@ def test_an_expired_holder_is_reaped(engine: Engine, pooled_url: str) -> None:
 
 def test_a_ticket_is_handed_to_another_engine(engine: Engine, pooled_url: str) -> None:
     claim = engine.claim("a", run_id="r", op_id="o")
-    engine.hand_over(engine.acquire(claim), seconds=60)
+    engine.acquire(claim).hand_over(seconds=60)
     with penstock.connect(pooled_url) as other, other.acquire(claim, wait_timeout_seconds=20) as lease:
         assert lease.fences["pool:a"]
 

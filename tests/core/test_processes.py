@@ -241,7 +241,7 @@ def test_a_wait_given_up_while_the_store_is_away_is_ended_by_the_next_beat(
         request.step()
         with pytest.raises(StoreUnavailable):
             request.acquire()
-    assert store.beat(engine.session_id(), engine._known_claims)
+    assert store.beat(engine.session_id(), engine.leases.known)
     assert [row.claim.claim_id for row in engine.snapshot().claims] == [holder.claim_id]
 
 

@@ -141,7 +141,7 @@ def _be_stopped(url: str, writes: int, go_reads: int) -> int:
         _asked(lambda: store.release(lease.claim_id, session_id)),
     ]
     try:
-        _asked(lambda: engine.hand_over(lease, seconds=60))
+        _asked(lambda: lease.hand_over(seconds=60))
     except LeaseLost:
         taken.append(False)
     os.write(writes, b"refused" if taken == [False] * 5 else repr(taken).encode())

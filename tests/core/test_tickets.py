@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from penstock.engine import Engine
 from penstock.hookspecs import hookimpl
 from penstock.lease import Lease
 from penstock.settings import Settings
+from penstock.waiting import Cancelled
 
 Configure = Callable[..., None]
 NewEngine = Callable[..., Engine]
@@ -69,6 +70,24 @@ def test_a_bounded_wait_keeps_its_place_and_goes_on(engine: Engine, configure: C
     assert waiters(engine) == ["second"]
 
 
+def test_a_long_wait_is_told_of_again(engine: Engine, configure: Configure) -> None:
+    configure(pools={"limits": {"a": 1}})
+    engine.acquire(engine.claim("a"))
+    told: list[list[str]] = []
+    enough = threading.Event()
+
+    def tell(reasons: Sequence[Reason]) -> None:
+        told.append([reason.limit for reason in reasons])
+        if len(told) == 2:
+            enough.set()
+
+    request = engine.request(op(engine, "first"))
+    request.tell, request.tell_after_seconds = tell, (0.1, 0.2)
+    with pytest.raises(Cancelled):
+        request.acquire(cancelled=enough)
+    assert told == [["pool:a"]] * 2
+
+
 def test_a_cancelled_ticket_stays_and_is_not_this_processes(engine: Engine, configure: Configure) -> None:
     configure(pools={"limits": {"a": 1}})
     holder = engine.acquire(engine.claim("a"))
@@ -85,7 +104,7 @@ def test_a_cancelled_ticket_stays_and_is_not_this_processes(engine: Engine, conf
     asyncio.run(cancelled())
     assert waiters(engine) == ["deferred"]
     holder.release()
-    until(lambda: engine.held(claim) is None)
+    until(lambda: engine.leases.join(claim) is None)
     assert isinstance(engine.request(claim).step(), Granted)
 
 
@@ -236,3 +255,40 @@ def test_the_reasons_have_links_to_the_holders(engine: Engine, configure: Config
         "process/process run shown": "https://host.example/1",
         "process/process run unknown": None,
     }
+
+
+def begin_run(engine: Engine) -> None:
+    decision = engine.request(engine.run_claim("run"), ticket=True, probed=True).step()
+    assert isinstance(decision, Granted)
+    decision.lease.hand_over(seconds=60)
+
+
+def test_a_run_that_has_begun_again_is_not_ended_by_the_news_of_its_end(engine: Engine) -> None:
+    """Airflow may tell late of a run's end: a user has cleared it meanwhile, its tasks are under its lease again."""
+    begin_run(engine)
+    ended_at = time.monotonic()
+    time.sleep(0.5)  # apart by more than it takes to ask the store for its time
+    begin_run(engine)
+    assert not engine.end_run("run", ended_seconds_ago=time.monotonic() - ended_at)
+    assert [row["run_id"] for row in engine.status()["leases"]] == ["run"]
+    assert engine.end_run("run", ended_seconds_ago=0.0)
+    assert not engine.status()["leases"]
+
+
+def test_a_run_that_waits_again_is_not_ended_by_the_news_of_its_end(engine: Engine, configure: Configure) -> None:
+    configure(runs={"max_concurrent_runs": 0})
+    assert isinstance(engine.request(engine.run_claim("run"), ticket=True, probed=True).step(), Waiting)
+    assert not engine.end_run("run", ended_seconds_ago=1.0)
+    assert engine.end_run("run", ended_seconds_ago=0.0)
+    assert not engine.status()["waiters"]
+
+
+def test_a_run_that_begins_again_while_its_host_is_asked_keeps_its_lease(engine: Engine) -> None:
+    begin_run(engine)
+
+    def begins_again(_: Any) -> bool:
+        begin_run(engine)
+        return False
+
+    assert engine.janitor.probe(begins_again) == 0
+    assert engine.janitor.probe(lambda _: False) == 1

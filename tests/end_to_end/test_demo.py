@@ -26,9 +26,8 @@ def left_running() -> list[str]:
 
 
 @pytest.mark.timeout(900)
-def test_the_demo_keeps_its_promise_and_leaves_nothing_running(tmp_path_factory: pytest.TempPathFactory) -> None:
-    home = os.environ.get("PENSTOCK_TEST_DEMO_HOME") or str(tmp_path_factory.mktemp("home"))
-    environment = os.environ | {"PENSTOCK_HOME": home}
+def test_the_demo_keeps_its_promise_and_leaves_nothing_running(home: Path) -> None:
+    environment = os.environ | {"PENSTOCK_HOME": str(home)}
     command = [str(Path(sys.executable).with_name("penstock")), "demo", "--json"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=800, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

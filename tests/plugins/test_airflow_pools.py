@@ -18,7 +18,7 @@ def pool(slots: Any, description: str = "", *, include_deferred: bool = True) ->
 
 
 def read(path: Path) -> ImportedConfiguration:
-    found = plugin_manager().hook.penstock_import_configuration(kind="airflow-pools", source=str(path))
+    found = plugin_manager().hook.penstock_import_configuration(kind="airflow-pools", source=str(path), options={})
     assert isinstance(found, ImportedConfiguration)
     return found
 
@@ -29,7 +29,7 @@ def test_it_comes_in_by_its_entry_point_and_reads_only_its_kind(tmp_path: Path) 
     found = read(file)
     limits = {"api": {"limit": 3, "description": "the API"}, "default_pool": {"limit": 128}, "closed": {"limit": 0}}
     assert (found.concurrency, found.notes) == ({"pools": {"limits": limits}}, ())
-    assert plugin_manager().hook.penstock_import_configuration(kind="dagster", source=str(file)) is None
+    assert plugin_manager().hook.penstock_import_configuration(kind="of-nobody", source=str(file), options={}) is None
 
 
 def test_what_has_no_counterpart_is_said() -> None:

@@ -410,20 +410,20 @@ def test_import_configuration_first_result_counts() -> None:
             return ImportedConfiguration({"pools": {"limits": {source: 2}}}, ("Room doors have no counterpart.",))
 
     hook = plugin_manager(Importer()).hook
-    imported = hook.penstock_import_configuration(kind="rooms", source="lab")
+    imported = hook.penstock_import_configuration(kind="rooms", source="lab", options={})
     assert Concurrency.model_validate(imported.concurrency).pools.limits["lab"].limit == 2
     assert imported.notes == ("Room doors have no counterpart.",)
-    assert hook.penstock_import_configuration(kind="halls", source="lab") is None
+    assert hook.penstock_import_configuration(kind="halls", source="lab", options={}) is None
 
 
 def test_import_configuration_errors_are_the_callers() -> None:
     name = "penstock_import_configuration"
     fault = ConfigError([Fault("no such pool", line=3)])
     with pytest.raises(ConfigError) as raised:
-        plugin_manager(failing(name, fault)).hook.penstock_import_configuration(kind="k", source="s")
+        plugin_manager(failing(name, fault)).hook.penstock_import_configuration(kind="k", source="s", options={})
     assert raised.value is fault
     with pytest.raises(PluginError, match="plugin 'Broken' failed in penstock_import_configuration: RuntimeError"):
-        plugin_manager(failing(name)).hook.penstock_import_configuration(kind="k", source="s")
+        plugin_manager(failing(name)).hook.penstock_import_configuration(kind="k", source="s", options={})
 
 
 def test_add_command() -> None:

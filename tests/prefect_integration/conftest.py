@@ -1,8 +1,9 @@
-"""A real Prefect server for the whole session, and a fresh configuration for each test."""
+"""Real Prefect servers for the whole session: one on SQLite, one on PostgreSQL with a worker; a fresh configuration."""
 
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,16 +15,16 @@ from penstock import changes
 from penstock.config import Concurrency
 from penstock.demo.prefect_host import PrefectHost
 from penstock.engine import Engine
+from penstock.store.sql import SqlStore
+from prefect_runs import Run
+from servers import fresh_database
+from sqlalchemy.engine import make_url
 
 TTL_SECONDS = 6
+WORKER_TTL_SECONDS = 5
 
 if importlib.util.find_spec("prefect") is None:
-    collect_ignore = [
-        "test_claims.py",
-        "test_host.py",
-        "test_limited.py",
-        "test_testing.py",
-    ]  # test_environment.py says so
+    collect_ignore_glob = ["test_[!e]*.py"]  # test_environment.py says so
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +36,35 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectHost]:
     with PrefectHost(Path(sys.executable).parent, home, url, "prefect-test", settings=settings) as host:
         host.start(seconds=120)
         yield host
+
+
+@pytest.fixture(scope="session")
+def database_host(postgresql_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectHost]:
+    """A server with its data, and the store, on PostgreSQL. Workers of it ask for work every second."""
+    home = tmp_path_factory.mktemp("prefect_database")
+    settings = {
+        "PREFECT_INTEGRATIONS_PENSTOCK_SESSION_TTL_SECONDS": str(WORKER_TTL_SECONDS),
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+    }
+    with fresh_database(postgresql_url) as url, fresh_database(postgresql_url) as store_url:
+        store = SqlStore(store_url)
+        store.upgrade()
+        store.close()
+        data_url = make_url(url).set(drivername="postgresql+asyncpg").render_as_string(hide_password=False)
+        host = PrefectHost(
+            Path(sys.executable).parent, home, store_url, "database", settings=settings, database_url=data_url
+        )
+        with host:
+            host.start(seconds=240)
+            yield host
+
+
+@pytest.fixture(scope="session")
+def work_pool(database_host: PrefectHost) -> str:
+    """A work pool with a worker that runs its flows as processes, one at a time."""
+    database_host.create_work_pool("limited", "penstock-process")
+    database_host.start_worker("worker", "limited", "--limit", "1")
+    return "limited"
 
 
 @pytest.fixture
@@ -55,11 +85,32 @@ def configure(engine: Engine) -> Callable[..., None]:
     return put
 
 
+@pytest.fixture
+def intervals(tmp_path: Path) -> Path:
+    """A file in which flows note when they were inside of what is limited."""
+    path = tmp_path / "intervals"
+    path.touch()
+    return path
+
+
+@pytest.fixture
+def run(host: PrefectHost, intervals: Path) -> Run:
+    """Start a process that runs a flow of a script in flows/, under this name."""
+
+    def start(
+        flow: str, name: str, settings: dict[str, str] | None = None, *, script: str = "scripts"
+    ) -> subprocess.Popen[bytes]:
+        path = Path(__file__).parent / "flows" / f"{script}.py"
+        return host.run_flow(name, path, flow, str(intervals), name, settings=settings)
+
+    return start
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """A failing test on the host shows what server and flows said."""
     report = yield
-    host = getattr(item, "funcargs", {}).get("host")
-    if report.failed and isinstance(host, PrefectHost):
-        report.sections.append(("Prefect's logs", host.logs()))
+    for host in getattr(item, "funcargs", {}).values():
+        if report.failed and isinstance(host, PrefectHost):
+            report.sections.append(("Prefect's logs", host.logs()))
     return report

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 from penstock.claim import ClaimKind
 from penstock.errors import ClaimError
@@ -13,6 +16,7 @@ from penstock_prefect.claims import (
     TaskFacts,
     asked_pools,
     block_claim,
+    op_tags,
     run_claim,
     run_tags,
     subflow_claim,
@@ -23,6 +27,7 @@ from penstock_prefect.claims import (
 FLOW = FlowFacts(
     flow_run_id="run-1",
     flow_name="nightly",
+    flow_run_name="amber-fox",
     run_count=2,
     deployment_name="prod",
     work_pool_name="k8s",
@@ -30,7 +35,16 @@ FLOW = FlowFacts(
     tags=frozenset({"team:analytics", "urgent"}),
     url="http://ui/run-1",
 )
-TASK = TaskFacts(task_run_id="op-1", task_name="query", run_count=3, flow_run_id="run-1", tags=frozenset({"db:x:y"}))
+TASK = TaskFacts(
+    task_run_id="op-1",
+    task_name="query",
+    task_run_name="query-0",
+    run_count=3,
+    flow_run_id="run-1",
+    flow_name="nightly",
+    flow_run_name="amber-fox",
+    tags=frozenset({"db:x:y"}),
+)
 
 
 @pytest.mark.parametrize(
@@ -62,8 +76,27 @@ def test_on_blocked_is_checked_where_it_is_written() -> None:
         Limits(on_blocked="ignore")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"on_blocked": "skip", "wait_timeout_seconds": 1},
+        {"wait_timeout_seconds": -1},
+        {"wait_timeout_seconds": True},
+        {"priority": "high"},
+        {"within": {"max_concurrent": -2}},
+        {"within": {"max_at_once": 1}},
+    ],
+)
+def test_words_that_can_never_be_right_are_refused_where_they_are_written(words: dict[str, Any]) -> None:
+    with pytest.raises(ClaimError):
+        Limits(**words)
+
+
 def test_a_run_claim_belongs_to_the_flow_run_and_carries_its_tags() -> None:
-    claim, standing = run_claim(FLOW, Limits(pools={"database": 2}, priority=5), "pf")
+    within = {"max_concurrent": 3}
+    claim, standing = run_claim(FLOW, Limits(pools={"database": 2}, priority=5, within=within), "pf")
+    assert (claim.name, claim.within) == ("nightly/amber-fox", within)
+    assert Standing.from_dict(standing.as_dict()) == standing
     assert (claim.kind, claim.host, claim.deployment, claim.run_id) == (ClaimKind.RUN, "prefect", "pf", "run-1")
     assert (claim.attempt, claim.priority, claim.url) == (2, 5, "http://ui/run-1")
     assert claim.pools == {"database": 2}
@@ -89,9 +122,16 @@ def test_a_tag_key_has_one_value_and_implicit_tags_cannot_be_forged() -> None:
     assert ignored == ("prefect/flow:other", "team:b")
 
 
+def test_a_tasks_own_tags_come_before_those_around_it() -> None:
+    tags = frozenset({"db:lake", "db:warehouse", "team:a", "team:b", "prefect/task:x"})
+    parsed, ignored = op_tags(replace(TASK, tags=tags, own_tags=frozenset({"db:warehouse", "gone"})))
+    assert parsed == {"prefect/task": "query", "db": "warehouse", "team": "a"}
+    assert ignored == ("prefect/task:x", "team:b"), "db:lake is the flow's, and meant for tasks that say nothing"
+
+
 def test_a_task_outside_runs_under_limits_is_counted_in_none() -> None:
     claim, _ = task_claim(TASK, Limits(pools={"database": 1}), "pf", NOWHERE)
-    assert claim is not None
+    assert (claim.name, claim.step) == ("nightly/amber-fox query-0", "nightly.query")
     assert (claim.kind, claim.run_id, claim.op_id, claim.attempt) == (ClaimKind.OP, "run-1", "op-1", 3)
     assert not claim.in_run
     assert claim.tags == {"prefect/task": "query", "db": "x:y"}
@@ -100,12 +140,12 @@ def test_a_task_outside_runs_under_limits_is_counted_in_none() -> None:
 def test_a_task_inside_a_run_belongs_to_its_root_and_adds_the_runs_priority() -> None:
     standing = Standing(run_id="root", priority=2)
     claim, _ = task_claim(TASK, Limits(priority=3), "pf", standing)
-    assert claim is not None
     assert (claim.run_id, claim.in_run, claim.priority) == ("root", True, 5)
 
 
-def test_a_bare_limited_task_outside_a_run_claims_nothing() -> None:
-    assert task_claim(TASK, Limits(), "pf", NOWHERE)[0] is None
+def test_a_task_cannot_limit_the_tasks_of_its_run() -> None:
+    with pytest.raises(ClaimError, match="say it of the flow"):
+        task_claim(TASK, Limits(within={"max_concurrent": 1}), "pf", NOWHERE)
 
 
 def test_pools_of_the_run_cover_its_tasks_up_to_what_it_holds() -> None:
@@ -119,21 +159,22 @@ def test_pools_of_the_run_cover_its_tasks_up_to_what_it_holds() -> None:
 
 def test_a_pool_of_a_task_covers_blocks_in_it_but_no_task_below_it() -> None:
     _, within = task_claim(TASK, Limits(pools={"database": 1}), "pf", NOWHERE)
-    assert block_claim(Limits(pools={"database": 1}), "pf", within, "b")[0] is None
+    assert block_claim(Limits(pools={"database": 1}), "pf", within, "somewhere")[0] is None
     child = TaskFacts(task_run_id="op-2", task_name="child")
     claim, _ = task_claim(child, Limits(pools={"database": 1}), "pf", within)
     assert claim is not None
     assert claim.pools == {"database": 1}
 
 
-def test_a_block_is_an_op_of_its_own_only_where_no_op_stands_around_it() -> None:
+def test_a_block_is_nobody_elses_and_knows_the_op_around_it() -> None:
     limits = Limits(pools={"api": 1})
-    in_flow, within = block_claim(limits, "pf", Standing(run_id="root"), "b1")
+    in_flow, within = block_claim(limits, "pf", Standing(run_id="root"), "nightly/amber-fox")
     assert in_flow is not None
-    assert in_flow.in_run
-    in_block, _ = block_claim(Limits(pools={"other": 1}), "pf", within, "b2")
+    assert (in_flow.in_run, in_flow.parent_id, in_flow.name) == (True, None, "nightly/amber-fox slots")
+    assert in_flow.holder is None, "blocks in two processes must not be taken for one"
+    in_block, _ = block_claim(Limits(pools={"other": 1}), "pf", within, "x")
     assert in_block is not None
-    assert not in_block.in_run
+    assert (in_block.in_run, in_block.parent_id) == (True, in_flow.claim_id)
 
 
 def test_a_subflow_makes_no_run_claim_and_takes_only_what_the_run_lacks() -> None:

@@ -2,44 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from intervals import most_at_once, read_intervals
 from penstock.demo.prefect_host import PrefectHost
 from penstock.engine import Engine
+from prefect_runs import Configure, Run, held, succeed
 
 TTL_SECONDS = 6  # as the host's flow processes are given in conftest.py
-SCRIPT = Path(__file__).parent / "flows" / "scripts.py"
-Configure = Callable[..., None]
-Run = Callable[..., "subprocess.Popen[bytes]"]
-
-
-@pytest.fixture
-def intervals(tmp_path: Path) -> Path:
-    path = tmp_path / "intervals"
-    path.touch()
-    return path
-
-
-@pytest.fixture
-def run(host: PrefectHost, intervals: Path) -> Run:
-    def start(flow: str, name: str, settings: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
-        return host.run_flow(name, SCRIPT, flow, str(intervals), name, settings=settings)
-
-    return start
-
-
-def succeed(host: PrefectHost, *children: subprocess.Popen[bytes], seconds: float = 90) -> None:
-    codes = host.wait_for_flows(*children, seconds=seconds)
-    assert set(codes) == {0}
-
-
-def held(engine: Engine) -> dict[str, int]:
-    return {row.key: row.held for row in engine.store.limit_rows() if row.held}
 
 
 def test_two_flows_share_a_pool(
@@ -81,10 +53,11 @@ def test_runs_are_limited_in_all_and_by_tag(
 ) -> None:
     rule = {"key": "team", "value": "analytics", "limit": 1}
     configure(runs={"max_concurrent_runs": 2, "tag_concurrency_limits": [rule]})
+    since = engine.store.snapshot_time()
     children = {name: run("nightly", name) for name in ("team1", "team2", "other")}
     children["async"] = run("nightly_async", "async-nightly")
     succeed(host, *children.values())
-    granted = [row.slots for row in engine.store.history() if row.event == "granted"]
+    granted = [row.slots for row in engine.store.history(since=since) if row.event == "granted"]
     assert granted.count({"runs": 1, "run_tag:team=analytics": 1}) == 2
     # One subflow each, which shares its root's run lease: four runs, four run claims.
     assert sum("runs" in slots for slots in granted) == 4
@@ -115,6 +88,8 @@ def test_a_flow_that_finds_no_room_is_skipped_with_the_reason(
     assert (flow_run["state_type"], flow_run["state_name"]) == ("COMPLETED", "Skipped")
     assert flow_run["state"]["message"] == "single: 1 of 1 held by process/process load"
     assert read_intervals(intervals) == {}
+    remembered = [row for row in engine.snapshot().claims if row.claim.run_id == flow_run["id"]]
+    assert remembered == [], "somebody may start it again"
     succeed(host, run("skippable", "room"))
     assert len(read_intervals(intervals)["skippable"]) == 1
 
@@ -132,7 +107,7 @@ def test_a_killed_process_frees_its_slots(
 
 def test_prefect_lists_the_collection(host: PrefectHost) -> None:
     code = "from prefect.plugins import load_prefect_collections as load; print(load()['penstock'].__name__)"
-    assert host.run_python("-c", code).strip() == "penstock_prefect"
+    assert host.run_python("-c", code).strip() == "penstock_prefect.collection"
 
 
 def test_without_a_store_flows_run_and_the_log_says_that_nothing_is_limited(host: PrefectHost, run: Run) -> None:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-from collections.abc import AsyncIterator, Iterator
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import cloudpickle
@@ -16,7 +20,13 @@ from penstock import changes
 from penstock.config import Concurrency
 from penstock.engine import Engine
 from penstock.errors import Blocked, ClaimError, Skipped, StoreUnavailable
-from penstock_prefect import aslots, limited, slots
+from penstock.lease import Lease
+from penstock_prefect import aslots, installation, limit_all, limited, slots
+from penstock_prefect.claims import Standing
+from penstock_prefect.ending import free_slots
+from penstock_prefect.facts import MARK
+from penstock_prefect.passage import Attempt
+from penstock_prefect.showing import Shown
 from prefect import flow, task
 from prefect.flows import Flow
 from prefect.tasks import Task
@@ -119,6 +129,18 @@ def test_below_flow_version_and_entrypoint_are_those_of_the_users_file() -> None
     assert below.validate_parameters({"number": "3"}) == {"number": 3}
 
 
+def test_hooks_that_are_added_later_stay_with_options() -> None:
+    wrapped = limited(flow(nightly.fn))
+
+    @wrapped.on_crashed
+    def notify(flow: Any, flow_run: Any, state: Any) -> None: ...
+
+    assert wrapped.on_crashed_hooks == [free_slots, notify]
+    changed = wrapped.with_options(name="n")
+    assert sorted(changed.on_crashed_hooks, key=repr) == sorted([free_slots, notify], key=repr)
+    assert changed.on_cancellation_hooks == [free_slots]
+
+
 def test_methods_stay_bound(engine: Engine) -> None:
     class Source:
         @limited("single")
@@ -202,6 +224,95 @@ def test_an_error_in_the_work_gives_the_slots_back(engine: Engine) -> None:
     assert held(engine) == {}
 
 
+def hold(kind: str, inside: Callable[[], Any]) -> None:
+    """`inside` under `slots`, or under `aslots` on an event loop of its own."""
+
+    async def on_a_loop() -> None:
+        async with aslots("single"):
+            inside()
+
+    if kind == "async":
+        asyncio.run(on_a_loop())
+    else:
+        with slots("single"):
+            inside()
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_signal_right_after_the_grant_gives_the_slots_back(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    def interrupted(*_: Any) -> None:
+        assert held(engine) == {"pool:single": 1}
+        raise asyncio.CancelledError  # SIGTERM and Prefect's timeout raise what is no Exception, too
+
+    monkeypatch.setattr(Shown, "granted", interrupted)
+    with pytest.raises(asyncio.CancelledError):
+        hold(kind, print)
+    assert held(engine) == {}
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_run_that_has_lost_its_lease_bars_nobody(engine: Engine, kind: str) -> None:
+    lost = Standing(run_id="lost", run_claim_id="lost", run_pools={"database": 2})
+    seen: list[dict[str, int]] = []
+    with Attempt(lost, "flow").applied():
+        hold(kind, lambda: seen.append(held(engine)))
+    assert seen == [{"pool:single": 1}]
+
+
+def test_who_waits_goes_on_when_the_run_around_is_over(engine: Engine) -> None:
+    own = installation.engine()
+    assert own is not None
+    lease, seen = own.acquire(own.run_claim("over")), []
+
+    def wait() -> None:
+        standing = Standing(run_id="over", run_claim_id=lease.claim_id)
+        with Attempt(standing, "flow").applied(), slots("single", wait_timeout_seconds=20):
+            seen.append(held(engine))
+
+    waiter = threading.Thread(target=wait)
+    with engine.hold("single", op_id="other"):
+        waiter.start()
+        while not engine.status()["waiters"]:
+            time.sleep(0.01)
+        before = engine.status()["waiters"][0]["claim_id"]
+        lease.release()
+        while waiter.is_alive() and [row["claim_id"] for row in engine.status()["waiters"]] in ([], [before]):
+            time.sleep(0.01)
+        assert before not in [row["claim_id"] for row in engine.status()["waiters"]]
+    waiter.join(20)
+    assert seen == [{"pool:single": 1}]
+
+
+def test_an_event_loop_does_no_io_and_needs_none_of_its_own_threads(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release, released_by = Lease.release, []
+
+    def note(lease: Lease) -> None:
+        released_by.append(threading.current_thread())
+        release(lease)
+
+    monkeypatch.setattr(Lease, "release", note)
+
+    async def starved() -> None:
+        loop, over = asyncio.get_running_loop(), threading.Event()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        busy = loop.run_in_executor(None, over.wait, 30)
+        try:
+            async with asyncio.timeout(10), aslots("single"):
+                assert held(engine) == {"pool:single": 1}
+        finally:
+            over.set()
+            await busy
+        assert held(engine) == {}
+
+    asyncio.run(starved())
+    assert released_by
+    assert threading.current_thread() not in released_by
+
+
 def test_slots_and_aslots_count_several_pools(engine: Engine) -> None:
     async def both() -> dict[str, int]:
         async with aslots("database:2", "single") as lease:
@@ -252,6 +363,53 @@ def test_twice_limited_and_unlimitable_things_are_refused() -> None:
         limited("b")(limited("a")(query))
     with pytest.raises(TypeError, match="above @task"):
         limited("a")(classmethod(lambda cls: None))
+
+
+def test_limit_all_changes_in_place_what_is_there_once(engine: Engine) -> None:
+    module = ModuleType("own")
+    source = """
+from prefect import flow, task
+from penstock_prefect import limited
+
+@task
+def first(): return 1
+
+@limited("database")
+@task
+def second(): return 2
+
+@flow
+def both(): return first.fn() + second.fn()
+"""
+    exec(source, vars(module))
+    vars(module)["imported"] = query
+    elsewhere, key = module.first, module.first.task_key
+    assert limit_all(module, pools="single", on_blocked="fail") == ["first", "both"]
+    assert limit_all(module, [module.first, module.both]) == []
+    assert (elsewhere, elsewhere.task_key) == (module.first, key), "who has the object has its limits"
+    with engine.hold("single"), pytest.raises(Blocked):
+        elsewhere.fn()
+    with engine.hold("single"), pytest.raises(Blocked):
+        elsewhere.with_options(name="other").fn()
+    assert not hasattr(query.fn, MARK), "what a module imports is not its own"
+
+
+def test_limit_all_takes_a_flow_with_what_it_names() -> None:
+    @task
+    def inner() -> int:
+        return 1
+
+    @flow
+    def subflow() -> int:
+        return inner()
+
+    @flow
+    def outer() -> int:
+        return subflow() + inner()
+
+    assert sorted(limit_all(outer)) == ["inner", "outer", "subflow"]
+    with pytest.raises(TypeError, match="limit_all takes"):
+        limit_all(lambda: None)
 
 
 def test_a_store_that_is_not_there_is_an_error_not_a_licence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,7 @@ COMMANDS = {
     "import": "Take over the limits of another tool from what it exports.",
     "janitor": "Reap what died, ask after runs, grant what is free, prune; until SIGTERM or SIGINT.",
     "limits": "Every limit: pools, the run total, tag rules, and those in use by value.",
+    "migrate": "Write the limits of an orchestrator that is left as a penstock.yaml.",
     "plan": "Show what `apply` would change and whom it would touch.",
     "pools": "The pools and their limits.",
     "run": "Run COMMAND while holding slots; its exit code is ours.",

@@ -7,6 +7,7 @@ import json
 import click
 
 from penstock.cli import EXIT_NO, json_option
+from penstock.cli.plan_command import plain_faults
 from penstock.config_file import read_file
 from penstock.errors import ConfigError, Fault
 
@@ -23,7 +24,7 @@ def command(file: str, as_json: bool) -> int:
     except ConfigError as error:
         faults, warnings = error.faults, ()
     if as_json:
-        click.echo(json.dumps({"ok": not faults, "faults": _plain(faults), "warnings": _plain(warnings)}))
+        click.echo(json.dumps({"ok": not faults, "faults": plain_faults(faults), "warnings": plain_faults(warnings)}))
     else:
         for warning in warnings:
             click.echo(f"{file}: warning: {warning}", err=True)
@@ -32,7 +33,3 @@ def command(file: str, as_json: bool) -> int:
         if not faults:
             click.echo(f"{file}: good")
     return EXIT_NO if faults else 0
-
-
-def _plain(faults: list[Fault] | tuple[Fault, ...]) -> list[dict[str, str | int | None]]:
-    return [{"line": fault.line, "path": fault.path, "message": fault.message} for fault in faults]

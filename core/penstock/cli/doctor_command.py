@@ -40,7 +40,7 @@ def _parts(given: str | None, told: str | None) -> Iterator[Part]:
     yield from _store(given, told)
     yield from installation_parts()
     yield from hosts.airflow()
-    yield hosts.prefect()
+    yield from hosts.prefect()
 
 
 def _store(given: str | None, told: str | None) -> Iterator[Part]:

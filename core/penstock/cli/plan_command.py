@@ -31,8 +31,7 @@ def command(store_url: str | None, file: str, prune: bool, exit_code: bool, as_j
     with penstock.connect(store_url) as engine:
         plan = changes.plan(engine, new.concurrency, prune=prune)
     if as_json:
-        warnings = [{"line": fault.line, "path": fault.path, "message": fault.message} for fault in new.warnings]
-        click.echo(json.dumps({**plan.as_dict(), "warnings": warnings}))
+        click.echo(json.dumps({**plan.as_dict(), "warnings": plain_faults(new.warnings)}))
     else:
         show_warnings(file, new.warnings)
         show_plan(plan)
@@ -45,6 +44,11 @@ def read_configuration(file: str) -> Read:
         return read_file(file)
     except ConfigError as error:
         raise ConfigError([Fault(f"{file}: {fault}") for fault in error.faults]) from None
+
+
+def plain_faults(faults: Sequence[Fault]) -> list[dict[str, str | int | None]]:
+    """As plain JSON values."""
+    return [{"line": fault.line, "path": fault.path, "message": fault.message} for fault in faults]
 
 
 def show_warnings(file: str, warnings: Sequence[Fault]) -> None:

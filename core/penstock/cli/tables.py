@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -14,9 +14,19 @@ from penstock.cli.text import shown
 UNCUT = 10_000
 
 
-def console() -> Console:
-    """Standard output; a pipe gets lines as long as they are."""
-    return Console(width=None if sys.stdout.isatty() else UNCUT, highlight=False)
+def console(*, on_stderr: bool = False) -> Console:
+    """Standard output, or error; a pipe gets lines as long as they are."""
+    stream = sys.stderr if on_stderr else sys.stdout
+    return Console(stderr=on_stderr, width=None if stream.isatty() else UNCUT, highlight=False)
+
+
+def show_tables(tables: Iterable[tuple[str, Sequence[str], Sequence[Sequence[object]]]], *, on_stderr: bool) -> None:
+    """Each with its title, columns and rows, and a line between two."""
+    out = console(on_stderr=on_stderr)
+    for number, (title, columns, rows) in enumerate(tables):
+        if number:
+            out.print()
+        out.print(table(title, columns, rows))
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:

@@ -106,21 +106,26 @@ class AirflowHost:
                 connection.execute("PRAGMA journal_mode=WAL")
         self.command("db", "migrate", seconds=seconds)
         self.start_seconds["metadata"] = time.monotonic() - began
-        self._start_components(dag_ids, began, seconds=seconds)
+        self._start_components(COMPONENTS, dag_ids, began, seconds=seconds)
         return self
 
     def restart(self, dag_ids: Collection[str], environment: Mapping[str, str], *, seconds: float = 120.0) -> None:
-        """Stop every component and start it with `environment` added; return when these DAGs are parsed anew.
+        """Kill all that has to do with tasks, which is every component but the API server, and start it with
+        `environment` added; return when these DAGs are parsed anew.
 
         Raises HostFailed.
         """
-        self.processes.stop()
+        began, components = time.monotonic(), COMPONENTS[1:]
+        for component in components:
+            self.processes.kill(component)
         self.environment.update(environment)
-        self._start_components(dag_ids, time.monotonic(), seconds=seconds)
+        self._start_components(components, dag_ids, began, seconds=seconds)
 
-    def _start_components(self, dag_ids: Collection[str], began: float, *, seconds: float) -> None:
+    def _start_components(
+        self, components: Sequence[str], dag_ids: Collection[str], began: float, *, seconds: float
+    ) -> None:
         since = datetime.now(UTC)
-        for component in COMPONENTS:
+        for component in components:
             self.start_component(component)
         self.processes.wait_for("the API server answers", self._answers, seconds=seconds)
         self.start_seconds["API server"] = time.monotonic() - began
@@ -176,9 +181,12 @@ class AirflowHost:
         """A pool of Airflow's own: without it a task that names it is never scheduled, whatever Penstock says."""
         self._request("POST", "/api/v2/pools", {"name": name, "slots": slots, "include_deferred": False})
 
-    def trigger(self, dag_id: str, run_id: str, conf: Mapping[str, Any] | None = None) -> None:
+    def trigger(
+        self, dag_id: str, run_id: str, conf: Mapping[str, Any] | None = None, *, logical_date: datetime | None = None
+    ) -> None:
         """Start a run of a DAG."""
-        body = {"dag_run_id": run_id, "logical_date": None, "conf": dict(conf or {})}
+        date = logical_date and logical_date.isoformat()
+        body = {"dag_run_id": run_id, "logical_date": date, "conf": dict(conf or {})}
         self._request("POST", f"/api/v2/dags/{dag_id}/dagRuns", body)
 
     def mark_run(self, dag_id: str, run_id: str, state: str) -> None:

@@ -54,9 +54,11 @@ class Processes:
         self._children[name] = child
         return child
 
-    def start_to_end(self, name: str, command: Sequence[str | Path]) -> subprocess.Popen[bytes]:
+    def start_to_end(
+        self, name: str, command: Sequence[str | Path], environment: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
         """As `start`, for one that is meant to end by itself: `wait_for` does not mind when it has."""
-        child = self.start(name, command)
+        child = self.start(name, command, environment)
         self._finite.add(name)
         return child
 
@@ -89,6 +91,13 @@ class Processes:
             _signal_group(child, signal.SIGKILL)
         child.wait()
         self._killed.append(child)
+
+    def terminate(self, name: str) -> subprocess.Popen[bytes]:
+        """SIGTERM to one alone, which ends in its own time: wait for the child that is returned."""
+        child = self._children.pop(name)
+        child.terminate()
+        self._killed.append(child)
+        return child
 
     def wait_for(self, what: str, condition: Callable[[], bool], *, seconds: float) -> None:
         """Wait until the condition holds. Raises HostFailed when a child has ended or `seconds` are over."""

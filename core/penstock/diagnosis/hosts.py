@@ -29,19 +29,17 @@ def airflow() -> Iterator[Part]:
     part = _airflow()
     yield part
     if part.state is not State.FAULT and importlib.util.find_spec("airflow") is not None:
-        yield from _loaded_in_airflow()
+        yield from _loaded("airflow", "penstock_airflow.diagnosis", "see that `airflow info` works")
 
 
-def _loaded_in_airflow() -> Iterator[Part]:
-    command = [sys.executable, "-m", "penstock_airflow.diagnosis"]
+def _loaded(host: str, module: str, remedy: str) -> Iterator[Part]:
+    command = [sys.executable, "-m", module]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=LOOK_SECONDS, check=True)
         told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"part": ')]
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         why = " ".join((getattr(error, "stderr", None) or str(error)).split())[-300:]
-        yield Part(
-            "airflow parts", State.FAULT, f"Airflow cannot be started here: {why}", "see that `airflow info` works"
-        )
+        yield Part(f"{host} parts", State.FAULT, f"{host.capitalize()} cannot be started here: {why}", remedy)
         return
     for one in told:
         yield Part(one["part"], State(one["state"]), one["detail"], one["remedy"], one["facts"])
@@ -65,8 +63,17 @@ def _airflow() -> Part:
     return Part("airflow", State.OK, f"Airflow {version}: the policy is active, its store from {source}")
 
 
-def prefect() -> Part:
-    """The integration: installed with Prefect, found by it as a collection, and a store named."""
+def prefect() -> Iterator[Part]:
+    """The integration: installed with Prefect, found by it as a collection, and a store named; then what Prefect loads,
+    told by a fresh process.
+    """
+    part = _prefect()
+    yield part
+    if part.state is not State.FAULT and importlib.util.find_spec("prefect") is not None:
+        yield from _loaded("prefect", "penstock_prefect.diagnosis", "see that `prefect version` works")
+
+
+def _prefect() -> Part:
     version = _version("prefect")
     if version is None:
         return Part("prefect", State.INACTIVE, "Prefect is not installed in this environment")
@@ -76,7 +83,8 @@ def prefect() -> Part:
         detail = f"Prefect {version} does not find Penstock's collection"
         return Part("prefect", State.FAULT, detail, "install penstock[prefect] again in this environment")
     own = "PREFECT_INTEGRATIONS_PENSTOCK_STORE_URL"
-    source = next((name for name in (own, STORE_URL) if os.environ.get(name)), None)
+    names = (own, "PREFECT_INTEGRATIONS_PENSTOCK_STORE_BLOCK", STORE_URL)
+    source = next((name for name in names if os.environ.get(name)), None)
     if source is None:
         detail = f"Prefect {version}: inactive without a store, unless a profile or prefect.toml names one"
         return Part("prefect", State.INACTIVE, detail, f"set {own} wherever flows run")

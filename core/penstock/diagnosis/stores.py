@@ -5,20 +5,31 @@ from __future__ import annotations
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from penstock.circles import circles
-from penstock.claim import ClaimKind
+from penstock.claim import ClaimKind, Liveness
 from penstock.config import Concurrency
-from penstock.config_file import unmatched_rules
 from penstock.diagnosis.part import Part, State
+from penstock.host_tags import unmatched_rules
 from penstock.report import lasting, rfc3339
-from penstock.store.contract import ClaimRow, ClaimState, Session, SessionRow, Snapshot, StoredConfiguration
+from penstock.store.asking import WHY_EXPIRED
+from penstock.store.contract import (
+    ClaimRow,
+    ClaimState,
+    Event,
+    HistoryRow,
+    Session,
+    SessionRow,
+    Snapshot,
+    StoredConfiguration,
+)
 from penstock.store.sql import SqlStore
 from penstock.store.tables import REVISION
 
 ROUND_TRIPS = 5
 CLOCK_SECONDS = 5.0
+TICKETS_SECONDS = 3600.0
 LEAK_SECONDS = 5.0
 """A claim whose time is over is no leak before the grace and a sweep are over, too."""
 UPGRADE = "`penstock db upgrade`"
@@ -46,6 +57,7 @@ def store_parts(store: SqlStore, source: str) -> Iterator[Part]:
     yield _sessions(snapshot)
     yield _claims(store, snapshot)
     yield _circles(snapshot)
+    yield _tickets(store.history(since=snapshot.now - int(TICKETS_SECONDS * 1_000_000)))
 
 
 def _timed(store: SqlStore) -> tuple[float, float]:
@@ -99,8 +111,8 @@ def _configuration(stored: StoredConfiguration) -> Iterator[Part]:
     else:
         remedy = "whoever changed it was stopped halfway; `penstock janitor --once` finishes it"
         yield Part("configuration", State.FAULT, f"{detail}, not yet brought to every limit", remedy, facts)
-    for block, index, key in unmatched_rules(Concurrency.from_document(stored.document)):
-        detail = f"concurrency.{block}.tag_concurrency_limits[{index}]: no host sets the tag {key!r} by itself"
+    for block, index, key, why in unmatched_rules(Concurrency.from_document(stored.document)):
+        detail = f"concurrency.{block}.tag_concurrency_limits[{index}]: {key!r}: {why}"
         yield Part("rules", State.WARNING, detail, "tag those that are meant, or name a tag that your hosts set")
 
 
@@ -191,3 +203,16 @@ def _circles(snapshot: Snapshot) -> Part:
     detail = f"{len(found)} of claims that wait for each other: " + "; ".join(map(str, found[0]))
     remedy = "end one of them: `penstock explain ID`, `penstock free ID`"
     return Part("circles", State.FAULT, detail, remedy, facts)
+
+
+def _tickets(lately: Sequence[HistoryRow]) -> Part:
+    """Slots that were kept for somebody who did not come: they stood idle, and he waits from the end again."""
+    late = [row for row in lately if row.event is Event.EXPIRED and row.detail == WHY_EXPIRED[Liveness.TICKET]]
+    late = [row for row in late if row.hold_seconds is not None]
+    facts = {"given_up": [row.claim_id for row in late]}
+    if not late:
+        return Part("tickets", State.OK, "in the last hour all who were granted slots came for them", facts=facts)
+    named = ", ".join(sorted({row.label or "" for row in late})[:5])
+    detail = f"{len(late)} in the last hour were granted slots and did not come for them in time: {named}"
+    remedy = "give their host room to start them (its scheduler, workers, own limits), or let fewer wait at once"
+    return Part("tickets", State.WARNING, detail, remedy, facts)

@@ -47,34 +47,16 @@ def limit_ids(connection: Connection, demands: Sequence[Demand]) -> dict[str, in
 
 def write_claim(connection: Connection, dialect: Dialect, ask: Ask, now: int, *, observed: bool) -> bool:
     """Write a held claim unless its id was used before or its holder has a live one. False if so."""
-    claim, holder = ask.claim, ask.claim.holder
     values = {
-        "id": claim.claim_id,
-        "live_holder": digest(holder) if holder is not None else None,
-        "kind": claim.kind.value,
-        "host": claim.host,
-        "deployment": claim.deployment,
-        "run_id": claim.run_id,
-        "op_id": claim.op_id,
-        "attempt": claim.attempt,
-        "in_run": claim.in_run,
-        "pools": dict(claim.pools),
-        "tags": dict(claim.tags),
-        "priority": claim.priority,
-        "url": claim.url,
-        "demands": {demand.key: demand.slots for demand in ask.demands},
-        "version": ask.version,
-        "rank": rank(now, claim.priority),
+        **ask.columns(),
+        "rank": rank(now, ask.claim.priority),
         "state": ClaimState.HELD.value,
         "enqueued_at": now,
         "eligible_at": now,
         "granted_at": now,
         "acknowledged_at": now,
-        "parent_id": claim.parent_id,
-        "within": dict(claim.within) if claim.within is not None else None,
-        "name": claim.name,
         "observed": observed,
-        **owned(claim.kind, ask.owner, now, held=True),
+        **owned(ask.claim.kind, ask.owner, now, held=True),
     }
     return dialect.insert_if_absent(connection, t.claim, values)
 

@@ -41,6 +41,14 @@ OVERFLOW = 1 << 39
 """Distance between the numbers of slots that one claim takes of a limit without capacity."""
 
 
+WHY_EXPIRED = {
+    Liveness.SESSION: "its process has not been heard of for too long",
+    Liveness.TICKET: "nobody came back for it in time",
+    Liveness.PROBE: "nobody could say for too long whether its run still lives",
+    Liveness.PARENT: "its run is over",
+}
+
+
 def boost(priority: int) -> int:
     """How much earlier (µs) a claim of this priority counts as enqueued: 60 s for each step, an hour at most."""
     return max(-PRIORITY_BOUND, min(PRIORITY_BOUND, priority * PRIORITY_STEP))
@@ -98,12 +106,9 @@ class Ask:
         """Whether any demand is not."""
         return any(demand.capacity is None for demand in self.demands)
 
-    def parameters(self) -> dict[str, Any]:
-        """Everything by name, as the statements take it; JSON as text."""
-        claim = self.claim
-        waiting = ownership(claim.kind, self.owner, held=False)
-        holding = ownership(claim.kind, self.owner, held=True)
-        holder = claim.holder
+    def columns(self) -> dict[str, Any]:
+        """Those of the claim's row that do not depend on what becomes of it."""
+        claim, holder = self.claim, self.claim.holder
         return {
             "id": claim.claim_id,
             "live_holder": digest(holder) if holder is not None else None,
@@ -114,15 +119,25 @@ class Ask:
             "op_id": claim.op_id,
             "attempt": claim.attempt,
             "in_run": claim.in_run,
-            "pools": json.dumps(dict(claim.pools)),
-            "tags": json.dumps(dict(claim.tags)),
+            "pools": dict(claim.pools),
+            "tags": dict(claim.tags),
             "priority": claim.priority,
             "url": claim.url,
-            "demands": json.dumps({demand.key: demand.slots for demand in self.demands}),
+            "demands": {demand.key: demand.slots for demand in self.demands},
             "version": self.version,
             "parent_id": claim.parent_id,
-            "within": json.dumps(dict(claim.within)) if claim.within is not None else None,
+            "within": dict(claim.within) if claim.within is not None else None,
             "name": claim.name,
+        }
+
+    def parameters(self) -> dict[str, Any]:
+        """Everything by name, as the statements take it; JSON as text."""
+        claim = self.claim
+        waiting = ownership(claim.kind, self.owner, held=False)
+        holding = ownership(claim.kind, self.owner, held=True)
+        columns = self.columns()
+        return {
+            **{name: json.dumps(value) if isinstance(value, dict) else value for name, value in columns.items()},
             "label": claim.label,
             "boost": boost(claim.priority),
             "owner_id": self.owner.session_id,

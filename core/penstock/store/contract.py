@@ -58,12 +58,19 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class RunLease:
-    """The live claim of a run: what the run holds (limit key → slots, late pools too), and its own limits on ops."""
+    """The live claim of a run: what the run holds (limit key → slots, late pools too), and its own limits on ops.
+
+    `expires_at` (µs): the deadline of one without a session, which moves whenever somebody speaks up for it. `attempt`
+    and `priority` are those of the first who claimed: others join, whatever theirs are.
+    """
 
     claim_id: str
     state: ClaimState
     held: Mapping[str, int]
     within: Mapping[str, Any] | None
+    expires_at: int | None = None
+    attempt: int = 1
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +299,9 @@ class Store(Protocol):
         `known` is asked after the claims were read: what the process began to ask for meanwhile is not among them.
         """
 
+    def joined(self, session_id: str) -> tuple[Claim, ...]:
+        """The claims of runs that live for as long as one of their sessions does, of which this is one."""
+
     def close_session(self, session_id: str) -> None:
         """End the session and everything it held or waited for."""
 
@@ -323,13 +333,16 @@ class Store(Protocol):
     def hand_over(
         self, claim_id: str, session_id: str, *, ticket_seconds: float, eligible_after_seconds: float = 0.0
     ) -> bool:
-        """Turn a session's claim into a ticket for another process to adopt. False if it was not this session's."""
+        """Turn a session's claim, not a run's, into a ticket for another process to adopt. False if it was not its."""
 
     def release(self, claim_id: str, session_id: str | None) -> bool:
         """Give a claim up, held or waiting; a run's ends with its last member. False if it was not this session's."""
 
-    def end(self, claim_id: str, *, reason: str) -> bool:
-        """End a claim whoever holds it. False if it had ended before."""
+    def end(self, claim_id: str, *, reason: str, expires_at: int | None = None) -> bool:
+        """End a claim whoever holds it. False if it had ended before.
+
+        `expires_at`: only while that is its deadline, so not when somebody has spoken up for it since it was looked at.
+        """
 
     def run_lease(self, holder: str) -> RunLease | None:
         """The live claim of that holder (`Claim.holder`), if there is one, held or not."""
@@ -372,6 +385,9 @@ class Store(Protocol):
 
     def snapshot(self) -> Snapshot:
         """Everything live."""
+
+    def probed(self) -> tuple[ClaimRow, ...]:
+        """The claims that live on for as long as their host says so."""
 
     def history(self, *, since: int = 0) -> tuple[HistoryRow, ...]:
         """Events from `since` (µs) on, oldest first."""

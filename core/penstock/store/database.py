@@ -143,6 +143,7 @@ class Database:
 
     # -- schema ------------------------------------------------------------------------------------------------------
 
+    @again_if_undone
     def schema_revision(self) -> str | None:
         """The revision of the store's tables, None where there are none."""
         try:

@@ -16,7 +16,7 @@ from penstock.errors import ConfigChanged, DeploymentConflict
 from penstock.report import reasons_against, reasons_for
 from penstock.rules import Demand, Source
 from penstock.settings import StoreTimes
-from penstock.store.asking import HEARD_OF, joins, ownership, rank
+from penstock.store.asking import HEARD_OF, WHY_EXPIRED, joins, ownership, rank
 from penstock.store.contract import (
     ClaimRow,
     ClaimState,
@@ -162,6 +162,17 @@ class MemoryStore:
                 self.release(claim_id, session_id)
             return True
 
+    def joined(self, session_id: str) -> tuple[Claim, ...]:
+        with self._lock:
+            return tuple(
+                entry.claim
+                for entry in self._claims.values()
+                if entry.claim.kind is not ClaimKind.OP
+                and entry.liveness is Liveness.SESSION
+                and entry.state is not ClaimState.ENDED
+                and session_id in entry.sessions
+            )
+
     def close_session(self, session_id: str) -> None:
         with self._lock:
             self._sessions.pop(session_id, None)
@@ -301,9 +312,11 @@ class MemoryStore:
     ) -> bool:
         with self._lock:
             entry = self._claims.get(claim_id)
-            if entry is None or entry.claim.kind is not ClaimKind.OP or session_id not in entry.sessions:
+            if entry is None or entry.claim.kind is ClaimKind.RUN or session_id not in entry.sessions:
                 return False
-            entry.sessions.clear()
+            if entry.liveness is Liveness.PARENT:
+                return False
+            entry.sessions.discard(session_id)
             entry.liveness = Liveness.TICKET
             entry.deadline = self._now() + _us(ticket_seconds)
             entry.eligible_at = max(entry.eligible_at, self._now() + _us(eligible_after_seconds))
@@ -328,10 +341,10 @@ class MemoryStore:
             self._pass()
             return True
 
-    def end(self, claim_id: str, *, reason: str) -> bool:
+    def end(self, claim_id: str, *, reason: str, expires_at: int | None = None) -> bool:
         with self._lock:
             entry = self._claims.get(claim_id)
-            if entry is None or entry.state is ClaimState.ENDED:
+            if entry is None or entry.state is ClaimState.ENDED or expires_at not in (None, entry.deadline):
                 return False
             self._end(claim_id, Event.RELEASED if entry.state in HOLDING else Event.WITHDRAWN, reason)
             self._pass()
@@ -410,8 +423,8 @@ class MemoryStore:
                 entry.sessions &= self._sessions.keys()
                 if self._is_unowned(entry):
                     held = None if entry.granted_at is None else (now - entry.granted_at) / 1_000_000
-                    expired.append(Expired(entry.claim, held, f"its {entry.liveness} ran out"))
-                    self._end(claim_id, Event.EXPIRED)
+                    expired.append(Expired(entry.claim, held, WHY_EXPIRED[entry.liveness]))
+                    self._end(claim_id, Event.EXPIRED, WHY_EXPIRED[entry.liveness])
                     continue
                 patience = (
                     times.acknowledge_seconds
@@ -458,7 +471,8 @@ class MemoryStore:
                 if other.claim.kind is ClaimKind.RUN_POOL and other.claim.parent_id == claim_id
             ]
             held = Counter(slot.limit for one in [entry, *late] for slot in one.slots)
-            return RunLease(claim_id, entry.state, dict(held), entry.claim.within)
+            claim, expires_at = entry.claim, entry.deadline
+            return RunLease(claim_id, entry.state, dict(held), claim.within, expires_at, claim.attempt, claim.priority)
 
     def to_touch(self, claim_ids: Sequence[str]) -> set[str]:
         with self._lock:
@@ -502,6 +516,9 @@ class MemoryStore:
                 if entry.state is not ClaimState.ENDED
             )
             return Snapshot(self._now(), self.limit_rows(), claims, sessions)
+
+    def probed(self) -> tuple[ClaimRow, ...]:
+        return tuple(row for row in self.snapshot().claims if row.probed)
 
     def history(self, *, since: int = 0) -> tuple[HistoryRow, ...]:
         with self._lock:

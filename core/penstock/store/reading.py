@@ -6,7 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import Connection, func, or_, select
+from sqlalchemy import ColumnElement, Connection, func, or_, select
 
 from penstock.claim import Claim, ClaimKind, Liveness
 from penstock.decision import HeldSlot, Reason
@@ -30,6 +30,7 @@ from penstock.store.writing import Cursor
 
 IDS_AT_ONCE = 512
 HOLDERS_SHOWN = 10
+LIVE = t.claim.c.state != ClaimState.ENDED.value
 WAITER = "SELECT demands, `rank` FROM penstock_claim WHERE id = :claim_id AND state IN ('waiting', 'parked')"
 OCCUPIED = """
 SELECT l.`key`, l.id, l.capacity,
@@ -65,14 +66,6 @@ def limit_rows(connection: Connection) -> tuple[LimitRow, ...]:
 
 def snapshot(connection: Connection, now: int) -> Snapshot:
     """Everything live."""
-    slots: dict[str, list[HeldSlot]] = defaultdict(list)
-    for row in connection.execute(
-        select(t.slot.c.claim_id, t.limit.c.key, t.slot.c.n, t.slot.c.epoch)
-        .join(t.limit, t.limit.c.id == t.slot.c.limit_id)
-        .where(t.slot.c.claim_id.is_not(None))
-        .order_by(t.limit.c.key, t.slot.c.n)
-    ):
-        slots[row.claim_id].append(HeldSlot(row.key, row.n, row.epoch))
     sessions = tuple(
         SessionRow(
             Session(row.id, row.host, row.deployment, row.pid, row.hostname, row.ttl / 1_000_000), row.expires_at
@@ -80,13 +73,32 @@ def snapshot(connection: Connection, now: int) -> Snapshot:
         for row in connection.execute(select(t.session).order_by(t.session.c.id))
     )
     expiry = {row.session.session_id: row.expires_at for row in sessions}
+    claims = _claims(connection, LIVE, expiry)
+    return Snapshot(now, limit_rows(connection), claims, sessions)
+
+
+def probed(connection: Connection) -> tuple[ClaimRow, ...]:
+    """The claims that live on while their host says so."""
+    return _claims(connection, LIVE & (t.claim.c.liveness == Liveness.PROBE.value), {})
+
+
+def _claims(connection: Connection, which: ColumnElement[bool], expiry: Mapping[str, int]) -> tuple[ClaimRow, ...]:
+    chosen = select(t.claim.c.id).where(which)
+    slots: dict[str, list[HeldSlot]] = defaultdict(list)
+    for row in connection.execute(
+        select(t.slot.c.claim_id, t.limit.c.key, t.slot.c.n, t.slot.c.epoch)
+        .join(t.limit, t.limit.c.id == t.slot.c.limit_id)
+        .where(t.slot.c.claim_id.in_(chosen))
+        .order_by(t.limit.c.key, t.slot.c.n)
+    ):
+        slots[row.claim_id].append(HeldSlot(row.key, row.n, row.epoch))
     members: dict[str, list[str]] = defaultdict(list)
-    for row in connection.execute(select(t.member).order_by(t.member.c.session_id)):
+    for row in connection.execute(
+        select(t.member).where(t.member.c.claim_id.in_(chosen)).order_by(t.member.c.session_id)
+    ):
         members[row.claim_id].append(row.session_id)
     claims = []
-    for row in connection.execute(
-        select(t.claim).where(t.claim.c.state != ClaimState.ENDED.value).order_by(t.claim.c.rank, t.claim.c.id)
-    ):
+    for row in connection.execute(select(t.claim).where(which).order_by(t.claim.c.rank, t.claim.c.id)):
         session_ids = tuple(members[row.id]) if row.session_id is None else (row.session_id,)
         expires = [expiry[session_id] for session_id in session_ids if session_id in expiry]
         claims.append(
@@ -106,7 +118,7 @@ def snapshot(connection: Connection, now: int) -> Snapshot:
                 version=row.version,
             )
         )
-    return Snapshot(now, limit_rows(connection), tuple(claims), sessions)
+    return tuple(claims)
 
 
 def configuration(connection: Connection) -> StoredConfiguration:
@@ -136,19 +148,20 @@ def deployments(connection: Connection) -> tuple[Deployment, ...]:
 
 def run_lease(connection: Connection, holder_digest: str) -> RunLease | None:
     """The live claim of a run, with what it and its late pools hold."""
-    row = connection.execute(
-        select(t.claim.c.id, t.claim.c.state, t.claim.c.within).where(t.claim.c.live_holder == holder_digest)
-    ).first()
+    c = t.claim.c
+    columns = (c.id, c.state, c.within, c.deadline, c.attempt, c.priority)
+    row = connection.execute(select(*columns).where(c.live_holder == holder_digest)).first()
     if row is None:
         return None
-    late = select(t.claim.c.id).where(t.claim.c.parent_id == row.id, t.claim.c.kind == ClaimKind.RUN_POOL.value)
+    late = select(c.id).where(c.parent_id == row.id, c.kind == ClaimKind.RUN_POOL.value)
     held = connection.execute(
         select(t.limit.c.key, func.count())
         .join_from(t.slot, t.limit)
         .where(or_(t.slot.c.claim_id == row.id, t.slot.c.claim_id.in_(late)))
         .group_by(t.limit.c.key)
     )
-    return RunLease(row.id, ClaimState(row.state), dict(held.all()), row.within)
+    state = ClaimState(row.state)
+    return RunLease(row.id, state, dict(held.all()), row.within, row.deadline, row.attempt, row.priority)
 
 
 def to_touch(cursor: Cursor, claim_ids: Sequence[str]) -> set[str]:
@@ -212,6 +225,13 @@ def history(connection: Connection, since: int) -> tuple[HistoryRow, ...]:
         )
         for row in rows
     )
+
+
+def joined(connection: Connection, session_id: str) -> tuple[Claim, ...]:
+    """The claims that the session is a member of, and keeps alive with others perhaps."""
+    kept = LIVE & (t.claim.c.liveness == Liveness.SESSION.value)
+    members = select(t.member.c.claim_id).where(t.member.c.session_id == session_id)
+    return tuple(claim_of(row) for row in connection.execute(select(t.claim).where(kept & t.claim.c.id.in_(members))))
 
 
 def claim_of(row: t.StoredRow) -> Claim:

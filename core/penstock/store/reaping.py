@@ -9,6 +9,7 @@ from penstock.session import steady_seconds
 from penstock.settings import StoreTimes
 from penstock.store import tables as t
 from penstock.store.admission import end_claim, free_slots, record
+from penstock.store.asking import WHY_EXPIRED
 from penstock.store.contract import ClaimState, Event, Expired
 from penstock.store.reading import claim_of
 
@@ -75,9 +76,10 @@ def reap(connection: Connection, now: int, times: StoreTimes) -> tuple[Expired, 
         if row.kind == ClaimKind.RUN_POOL.value and row.parent_id in ended:
             continue
         ended.add(row.id)
-        end_claim(connection, row, Event.EXPIRED, now)
+        reason = WHY_EXPIRED[Liveness(row.liveness)]
+        end_claim(connection, row, Event.EXPIRED, now, reason)
         held = None if row.granted_at is None else (now - row.granted_at) / 1_000_000
-        expired.append(Expired(claim_of(row), held, _REASONS[Liveness(row.liveness)]))
+        expired.append(Expired(claim_of(row), held, reason))
     for row in connection.execute(
         select(t.claim).where(_unacknowledged(now, times)).order_by(t.claim.c.id).with_for_update(skip_locked=True)
     ).all():
@@ -93,14 +95,6 @@ def reap(connection: Connection, now: int, times: StoreTimes) -> tuple[Expired, 
 def prune_history(connection: Connection, before: int) -> int:
     """Drop events from before `before` (µs); how many."""
     return connection.execute(delete(t.history).where(t.history.c.at < before)).rowcount
-
-
-_REASONS = {
-    Liveness.SESSION: "its process has not been heard of for too long",
-    Liveness.TICKET: "nobody came back for it in time",
-    Liveness.PROBE: "nobody could say for too long whether its run still lives",
-    Liveness.PARENT: "its run is over",
-}
 
 
 def _session_expired(now: int, times: StoreTimes) -> ColumnElement[bool]:

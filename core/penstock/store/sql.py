@@ -21,6 +21,7 @@ from penstock.store import tables as t
 from penstock.store.admission import Unsettled
 from penstock.store.asking import Ask
 from penstock.store.contract import (
+    ClaimRow,
     ClaimState,
     Deployment,
     Event,
@@ -172,6 +173,11 @@ class SqlStore(Database):
                 self.release(claim_id, session_id)
         return True
 
+    @again_if_undone
+    def joined(self, session_id: str) -> tuple[Claim, ...]:
+        with self.transaction(read_only=True) as tx:
+            return reading.joined(tx.connection, session_id)
+
     def close_session(self, session_id: str) -> None:
         m = t.member.c
         joined = select(m.claim_id).where(m.session_id == session_id)
@@ -300,7 +306,7 @@ class SqlStore(Database):
     ) -> bool:
         with self.transaction() as tx:
             row = admission.claim_row(tx.connection, claim_id, lock=True)
-            if row is None or row.session_id != session_id:
+            if row is None or not touching.hand_over(tx.connection, row, session_id):
                 return False
             values = {
                 "session_id": None,
@@ -347,10 +353,10 @@ class SqlStore(Database):
         return self.dialect.insert_if_absent(tx.connection, t.claim, admission.tombstone(claim_id, tx.now))
 
     @again_if_undone
-    def end(self, claim_id: str, *, reason: str) -> bool:
+    def end(self, claim_id: str, *, reason: str, expires_at: int | None = None) -> bool:
         with self.transaction() as tx:
             row = admission.claim_row(tx.connection, claim_id, lock=True)
-            if row is None or row.state == ClaimState.ENDED.value:
+            if row is None or row.state == ClaimState.ENDED.value or expires_at not in (None, row.deadline):
                 return False
             held = row.state in (ClaimState.GRANTED.value, ClaimState.HELD.value)
             admission.end_claim(tx.connection, row, Event.RELEASED if held else Event.WITHDRAWN, tx.now, reason)
@@ -482,6 +488,11 @@ class SqlStore(Database):
     def snapshot(self) -> Snapshot:
         with self.transaction(read_only=True) as tx:
             return reading.snapshot(tx.connection, tx.now)
+
+    @again_if_undone
+    def probed(self) -> tuple[ClaimRow, ...]:
+        with self.transaction(read_only=True) as tx:
+            return reading.probed(tx.connection)
 
     @again_if_undone
     def history(self, *, since: int = 0) -> tuple[HistoryRow, ...]:

@@ -120,6 +120,17 @@ def leave(connection: Connection, row: t.StoredRow, session_id: str | None) -> b
     return True
 
 
+def hand_over(connection: Connection, row: t.StoredRow, session_id: str) -> bool:
+    """As `leave`, of a claim that goes on without a session: an op's, or a late pool that its run still waits for."""
+    if row.kind == ClaimKind.RUN.value:
+        return False
+    if row.kind == ClaimKind.OP.value:
+        return leave(connection, row, session_id)
+    mine = (t.member.c.claim_id == row.id) & (t.member.c.session_id == session_id)
+    was_member = connection.execute(select(t.member).where(mine)).first() is not None
+    return was_member and leave(connection, row, session_id)
+
+
 def is_last(connection: Connection, row: t.StoredRow) -> bool:
     """Whether nobody is left in a claim whose row is locked."""
     if row.kind == ClaimKind.OP.value or row.liveness != Liveness.SESSION.value:

@@ -70,7 +70,7 @@ with DAG("said_of_tasks", schedule=None):
 with limited(max_concurrent=1, tag_concurrency_limits=PER_CUSTOMER)(DAG("within", schedule=None)):
 
     @limited(tags={"customer": "{{ customer }}"})
-    @task
+    @task(retries=1)
     def serve(customer: str) -> None:
         context = get_current_context()
         if (context["dag_run"].conf or {}).get("together"):

@@ -12,6 +12,7 @@ from airflow.providers.standard.operators.python import PythonOperator
 from airflow.providers.standard.sensors.python import PythonSensor
 from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 from airflow.sdk import DAG, BaseOperator, get_current_context
+from penstock_airflow import limited
 from recording import record
 
 SHORT, LONG = 0.5, 90.0
@@ -26,6 +27,10 @@ def fail(path: str, attempts: int = 1) -> None:
     work(path)
     if get_current_context()["ti"].try_number <= attempts:
         raise ValueError("meant to fail")
+
+
+def work_until_let_go(path: str) -> None:
+    record(path, LONG, str(Path(os.environ["INTERVALS_FOLDER"]) / f"{path}.let_go"))
 
 
 def skip(path: str) -> None:
@@ -72,6 +77,7 @@ python("live_mark_failed", work, LONG, retries=1)
 python("live_clear", work, LONG, retries=1)
 python("live_zombie", work, 35.0, retries=1)
 python("live_scheduler_killed", work, LONG, retries=1)
+python("live_scheduler_restarted", work_until_let_go)
 python("live_triggerer_killed")
 python("live_no_triggerer")
 python("live_dags_test", work, 2.0)
@@ -94,6 +100,11 @@ with dag("live_setup_teardown"):
         >> PythonOperator(task_id="remove", python_callable=work, op_args=["live_setup_teardown"]).as_teardown(
             setups=made
         )
+    )
+
+with DAG("live_scheduler_waits", schedule=None):
+    limited("live_scheduler_restarted")(
+        PythonOperator(task_id="waits", python_callable=work, op_args=["live_scheduler_restarted"])
     )
 
 with dag("live_empty"):

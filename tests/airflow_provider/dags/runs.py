@@ -14,6 +14,14 @@ with DAG("runs", schedule=None, max_active_runs=16):
 
     step(step(1))  # type: ignore[arg-type]
 
+with DAG("begun_again", schedule=None):
+
+    @task
+    def work() -> None:
+        record("begun_again", 0.5 if get_current_context()["ti"].try_number == 1 else 12.0)
+
+    work()
+
 with DAG("endless", schedule=None, max_active_runs=16):
 
     @task

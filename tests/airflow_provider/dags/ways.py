@@ -75,5 +75,20 @@ with DAG("deferral_ends", schedule=None):
 with DAG("only_empty", schedule=None):
     EmptyOperator(task_id="first") >> EmptyOperator(task_id="last")
 
+for name, weight in (("low", 1), ("high", 50)):
+    with DAG(f"weight_{name}", schedule=None):
+        limited("weighed")(
+            PythonOperator(
+                task_id="waits", python_callable=record, op_args=[f"weight_{name}", 1.0], priority_weight=weight
+            )
+        )
+
+with DAG("exempt_setup", schedule=None):
+    make, use, remove = (
+        PythonOperator(task_id=name, python_callable=record, op_args=[f"exempt_{name}", 0.2])
+        for name in ("make", "use", "remove")
+    )
+    limited("exempt")(make.as_setup()) >> use >> limited("exempt")(remove.as_teardown(setups=make))
+
 with DAG("withdrawn", schedule=None):
     limited("withdrawn")(PythonOperator(task_id="waits", python_callable=record, op_args=["withdrawn"]))

@@ -24,6 +24,7 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 on_sql = pytest.mark.parametrize("store_kind", ["sqlite", "postgresql", "mariadb"], indirect=True)
 on_sqlite = pytest.mark.parametrize("store_kind", ["sqlite"], indirect=True)
 STORE_PARTS = ["store", "wake-ups", "clock", "configuration", "installations", "sessions", "claims", "circles"]
+STORE_PARTS += ["tickets"]
 
 
 @pytest.fixture
@@ -134,7 +135,10 @@ def test_rules_that_no_host_can_match(doctor: Callable[..., Any], configure: Con
     configure(runs={"tag_concurrency_limits": [{"key": "dagster/backfill", "limit": 1}]})
     part = doctor()["rules"]
     assert part["state"] == "warning"
-    assert "concurrency.runs.tag_concurrency_limits[0]: no host sets the tag 'dagster/backfill'" in part["detail"]
+    assert (
+        "concurrency.runs.tag_concurrency_limits[0]: 'dagster/backfill': no host sets this tag by itself"
+        in part["detail"]
+    )
 
 
 @on_sql
@@ -187,6 +191,24 @@ def test_claims_that_wait_for_each_other(doctor: Callable[..., Any], engine: Eng
     other = queued(engine, "a", parent_id=second.claim_id)
     part = doctor(expected=1)["circles"]
     assert [set(circle) for circle in part["facts"]["circles"]] == [{inner.claim_id, other.claim_id}]
+
+
+@on_sqlite
+def test_slots_that_nobody_came_back_for(doctor: Callable[..., Any], engine: Engine, configure: Configure) -> None:
+    """A host too busy to start a task within its ticket's time: the slot had stood idle, and nobody said so."""
+    configure(pools={"limits": {"a": 2}})
+    for op_id in ("late", "waits"):
+        engine.request(engine.claim("a:2", run_id="run", op_id=op_id), ticket=True).step()
+    store = engine.store
+    assert isinstance(store, SqlStore)
+    store.clock_shift = 2 * 10**6 * SECOND
+    store.sweep()
+    store.clock_shift = 0
+    part = doctor()["tickets"]
+    assert (part["state"], len(part["facts"]["given_up"])) == ("warning", 1)
+    assert (
+        "1 in the last hour were granted slots and did not come for them in time: process/process run" in part["detail"]
+    )
 
 
 @pytest.mark.parametrize("store_kind", ["postgresql"], indirect=True)

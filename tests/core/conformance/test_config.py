@@ -1,7 +1,8 @@
 """Dagster's configuration and its commands for limits, case by case; and what is freed by whom.
 
-Merging the older blocks `run_queue` and `run_coordinator` into `concurrency` is the business of `penstock migrate`,
-which is not there yet. Until then what is tested here is that such a file is refused, each key in the way named.
+Merging the older blocks `run_queue` and `run_coordinator` into `concurrency` is the business of `penstock migrate`, and
+tested with it (tests/plugins/dagster, tests/beside_dagster). What is tested here is that a penstock.yaml with them is
+refused, each key named, and the commands.
 """
 
 from __future__ import annotations
@@ -39,10 +40,13 @@ def _refused(text: str) -> list[tuple[int | None, str]]:
     ids=["run_queue", "run_coordinator"],
 )
 def test_legacy_block_merged_with_concurrency(legacy: str, key: str) -> None:
-    """Dagster merges it. Here such a file is refused and the key named; the merging comes with `migrate`."""
+    """Dagster merges it, and so does `migrate`. Here such a file is refused and the key named."""
     ((line, message),) = _refused(BLOCK + legacy)
     assert line == 4
-    assert message == f"{key}: only a `concurrency:` block is read here, this key is not part of it; take it out"
+    assert message == (
+        f"{key}: only a `concurrency:` block is read here, this key is not part of it; "
+        "`penstock migrate dagster` takes over a whole dagster.yaml"
+    )
 
 
 @pytest.mark.parametrize("legacy", [QUEUE, COORDINATOR], ids=["run_queue", "run_coordinator"])
@@ -76,7 +80,7 @@ def test_legacy_default_op_concurrency_limit() -> None:
 
 
 def test_legacy_block_op_concurrency_limited_runs() -> None:
-    """Dagster takes it for the gate of `pools`. Here it is refused where it stands, until `migrate` reads it."""
+    """Dagster takes it for the gate of `pools`. `migrate` reads it; here it is refused where it stands."""
     ((line, message),) = _refused(BLOCK + COORDINATOR + BLOCKING)
     assert (line, message.partition(":")[0]) == (4, "run_coordinator")
     ((line, message),) = _refused("concurrency:\n  block_op_concurrency_limited_runs:\n    enabled: true\n")

@@ -70,6 +70,12 @@ def test_every_step_makes_a_usable_name_and_no_two_long_ones_the_same(step: str)
         assert len(name) <= NAME_MAX_CHARACTERS
 
 
+def test_no_two_steps_share_a_pool() -> None:
+    """`a b` and `a_b` did, and one of them waited for the other without a word."""
+    steps = ["a b", "a_b", "a%20b", "a\tb", "a:1", "a_1", "a%3A1"]
+    assert len({rules.op_pool(Claim(kind="op", host="h", deployment="d", step=step)) for step in steps}) == len(steps)
+
+
 def test_the_setting_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PENSTOCK_POOL_PER_OP", "etl.*, web.load,,")
     assert Settings.from_environment().pool_per_op == ("etl.*", "web.load")

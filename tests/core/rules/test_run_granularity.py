@@ -98,6 +98,28 @@ def test_an_op_that_leaves_the_queue_takes_its_late_claim_with_it(engine: Engine
     assert {row.claim.kind for row in engine.snapshot().claims} == {ClaimKind.RUN}
 
 
+def test_an_op_that_goes_on_elsewhere_keeps_the_place_of_its_runs_late_pool(
+    engine: Engine, new_engine: NewEngine, configure: Configure
+) -> None:
+    """Of an op that was deferred only its own place was kept: its run went to the end of the queue."""
+    configure(pools={"limits": {"a": {"limit": 1, "granularity": "run"}}})
+    other = run(engine, "other", "a")
+    worker, later, triggerer = new_engine(), new_engine(), new_engine()
+    run(engine, "1")
+    run(engine, "2")
+    deferred = op(worker, "1", "x", "a")
+    assert waits(deferred)
+    overtaking = op(later, "2", "x", "a")
+    assert waits(overtaking)
+    assert deferred.hand_over(ticket_seconds=60) == deferred.claim_id
+    worker._session.close()
+    goes_on = triggerer.request(deferred.claim, ticket=True)
+    assert waits(goes_on)
+    other.release()
+    assert (waits(overtaking), waits(goes_on)) == (True, False)
+    assert held(engine, "pool:a") == 1
+
+
 @pytest.mark.parametrize("granularity", ["op", "run"])
 def test_asking_for_more_than_the_run_took_is_an_error(engine: Engine, configure: Configure, granularity: str) -> None:
     configure(pools={"limits": {"a": {"limit": 5, "granularity": granularity}}})

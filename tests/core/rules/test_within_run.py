@@ -57,6 +57,18 @@ def test_tag_limits_per_unique_value(engine: Engine, configure: Configure) -> No
     assert granted(op(engine, "1", "z", table="b").step())
 
 
+def test_a_block_in_an_op_is_not_another_op_of_its_run(engine: Engine, configure: Configure) -> None:
+    configure(ops={"max_concurrent": 1}, pools={"limits": {"a": {"limit": 1, "granularity": "run"}}})
+    run(engine, "1")
+    around = granted(op(engine, "1", "x").step())
+    block = engine.claim("b", run_id="1", in_run=True, parent_id=around.claim_id)
+    assert [slot.limit for slot in granted(engine.try_acquire(block)).slots] == ["pool:b"]
+    late = engine.claim("a", run_id="1", in_run=True, parent_id=around.claim_id)
+    assert granted(engine.try_acquire(late)).slots == ()
+    assert held(engine, "pool:a") == 1, "its run has it"
+    assert held(engine, "run_ops:process/process/1") == 1
+
+
 def test_an_op_outside_of_runs_is_not_counted(engine: Engine, configure: Configure) -> None:
     configure(ops={"max_concurrent": 1})
     with engine.hold(tags=WAREHOUSE), engine.hold(tags=WAREHOUSE) as lease:

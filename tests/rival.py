@@ -1,4 +1,4 @@
-"""A plain process's claim that stands in the queue behind an Airflow task, and tells when the slot was free again."""
+"""A plain process's claim that stands in the queue behind a host's, and tells when the slot was free again."""
 
 from __future__ import annotations
 

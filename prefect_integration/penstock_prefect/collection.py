@@ -1,0 +1,7 @@
+"""What Prefect loads by the entry point `prefect.collections`: whatever it finds by its type."""
+
+from __future__ import annotations
+
+from penstock_prefect.worker import LimitedRuns, PenstockProcessWorker
+
+__all__ = ["LimitedRuns", "PenstockProcessWorker"]

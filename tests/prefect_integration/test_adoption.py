@@ -1,0 +1,229 @@
+"""Which lease an attempt of a run may join, free or end: real stores, no server."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+from penstock.connection import connect
+from penstock.engine import Engine
+from penstock.errors import StoreUnavailable
+from penstock_prefect import adoption, asking, ending, installation, probing, tickets
+from penstock_prefect.claims import NOWHERE
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Pending, Running
+
+RUN = "00000000-0000-0000-0000-000000000001"
+NewEngine = Callable[[], Engine]
+
+
+@pytest.fixture
+def new_engine(tmp_path: Path) -> Iterator[NewEngine]:
+    """Each stands for a process."""
+    engines: list[Engine] = []
+
+    def make() -> Engine:
+        engines.append(connect(f"sqlite:///{tmp_path / 'penstock.db'}", host="prefect", deployment="test"))
+        return engines[-1]
+
+    yield make
+    for engine in engines:
+        engine.close()
+
+
+@pytest.fixture(autouse=True)
+def process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is the run's, and has not looked for its lease yet."""
+    monkeypatch.setattr(adoption, "_standings", {})
+    monkeypatch.setenv(adoption.FLOW_RUN, RUN)
+    monkeypatch.delenv(adoption.SESSION, raising=False)
+
+
+def claim(engine: Engine, attempt: int = 1, *pools: str) -> Any:
+    return replace(engine.run_claim(RUN, *pools), attempt=attempt)
+
+
+def held(engine: Engine) -> list[str]:
+    return [row.claim.claim_id for row in engine.snapshot().claims]
+
+
+def test_an_attempt_does_not_join_one_before_it_that_is_still_alive(
+    new_engine: NewEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older, newer = new_engine(), new_engine()
+    lease = older.acquire(claim(older, 1, "licence"))
+    assert adoption._once(newer, lambda _: 2) is None
+    monkeypatch.setattr(adoption, "_attempt_here", lambda _: 2)
+    monkeypatch.setattr(adoption, "PAUSE_SECONDS", 0.05)
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(adoption.standing(newer)))
+    thread.start()
+    thread.join(0.5)
+    assert thread.is_alive(), "it waits for the one before"
+    lease.release()
+    thread.join(10)
+    assert found == [NOWHERE], "it claims for itself"
+    assert held(older) == []
+
+
+@pytest.mark.parametrize(("attempt", "given"), [(1, False), (None, False), (2, True)])
+def test_an_attempt_joins_its_own_lease(
+    new_engine: NewEngine, monkeypatch: pytest.MonkeyPatch, attempt: int | None, given: bool
+) -> None:
+    """A retry of the flow in its process is an attempt too: what the worker held for it goes on."""
+    worker, process = new_engine(), new_engine()
+    lease = worker.acquire(claim(worker, 1, "licence"))
+    if given:
+        monkeypatch.setenv(adoption.CLAIM, lease.claim_id)
+    found = adoption._once(process, lambda _: attempt)
+    assert found is not None
+    assert (found.run_claim_id, found.run_pools) == (lease.claim_id, {"licence": 1})
+
+
+def test_a_lease_that_ends_while_it_is_joined_is_not_replaced(new_engine: NewEngine) -> None:
+    worker, process = new_engine(), new_engine()
+    lease = worker.acquire(claim(worker, 1, "licence"))
+    run = process.store.run_lease(claim(process).holder)
+    assert run is not None
+    lease.release()
+    assert adoption._joined(process, claim(process), run) == NOWHERE
+    assert held(process) == []
+
+
+def test_a_flow_that_cannot_join_at_its_start_joins_when_the_store_is_back(
+    new_engine: NewEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, process, back = new_engine(), new_engine(), threading.Event()
+    lease = worker.acquire(claim(worker))
+    monkeypatch.setenv(adoption.CLAIM, lease.claim_id)
+    monkeypatch.setattr(adoption, "LATER_SECONDS", 0.05)
+
+    def engine() -> Engine:
+        if not back.is_set():
+            raise StoreUnavailable("away")
+        return process
+
+    monkeypatch.setattr(installation, "engine", engine)
+    adoption.setup_environment(ctx=None)
+    assert process.leases.find(lease.claim_id) is None
+    back.set()
+    deadline = time.monotonic() + 10
+    while process.leases.find(lease.claim_id) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_an_attempt_that_never_began_goes_by_the_number_of_the_next(new_engine: NewEngine) -> None:
+    """It crashed while it was prepared: its process may live on, with the lease in its hands."""
+    older, newer = new_engine(), new_engine()
+    lease = older.acquire(claim(older))
+    assert tickets.older_attempt_holds(newer, claim(newer))
+    tickets.end(newer, claim(newer))
+    assert held(newer) == [lease.claim_id]
+    lease.release()
+    ticket = newer.request(claim(newer), ticket=True).acquire()
+    assert not tickets.older_attempt_holds(older, claim(older)), "the worker before has left it to this one"
+    tickets.end(older, claim(older))
+    assert held(older) == []
+    assert ticket.session_id is None
+
+
+@pytest.mark.parametrize(
+    ("attempt", "run_count", "state", "freed"),
+    [(1, 0, Pending(), True), (1, 1, Running(), True), (2, 0, Pending(), False), (2, 1, Running(), False)],
+)
+def test_a_crash_that_is_told_of_late_frees_nothing_of_the_next_attempt(
+    new_engine: NewEngine, monkeypatch: pytest.MonkeyPatch, attempt: int, run_count: int, state: Any, freed: bool
+) -> None:
+    engine = new_engine()
+    engine.acquire(claim(engine, attempt))
+    monkeypatch.delenv(adoption.FLOW_RUN)
+    monkeypatch.setattr(installation, "engine", lambda: engine)
+    run = SimpleNamespace(id=RUN, name="run", run_count=run_count, state=state)
+    ending.free_slots(SimpleNamespace(name="flow"), run, SimpleNamespace(name="Crashed"))
+    assert (held(engine) == []) is freed
+
+
+ON, ALLOW = "PREFECT_PLUGINS_ENABLED", "PREFECT_PLUGINS_ALLOW"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, {ON: "true", ALLOW: "penstock"}),
+        ({ALLOW: "ours"}, {ON: "true", ALLOW: "ours,penstock"}),
+        ({ON: "True"}, {ON: "True"}),
+        ({ON: "1", ALLOW: "ours"}, {ON: "1", ALLOW: "ours,penstock"}),
+        ({ON: "1", ALLOW: "penstock, ours"}, {ON: "1", ALLOW: "penstock, ours"}),
+        ({ON: "false"}, {ON: "true", ALLOW: "penstock"}),
+    ],
+)
+def test_plugins_that_a_run_is_given_stay(before: dict[str, str], after: dict[str, str]) -> None:
+    environment = dict(before)
+    adoption.prepare(environment, "claim")
+    assert environment == {**after, adoption.CLAIM: "claim"}
+
+
+def test_the_environment_of_a_kubernetes_job_is_left_alone() -> None:
+    environment = [{"name": "A", "value": "b"}]
+    adoption.prepare(environment, "claim")
+    assert environment == [{"name": "A", "value": "b"}]
+
+
+class _Overloaded(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.server.asked += 1  # type: ignore[attr-defined]
+        self.send_response(503)
+        self.send_header("Retry-After", "60")
+        self.send_header("Prefect-Maintenance", "true")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_server_that_says_to_come_back_later_is_not_waited_for() -> None:
+    with HTTPServer(("127.0.0.1", 0), _Overloaded) as server:
+        server.asked = 0  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        began = time.monotonic()
+        with (
+            temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{server.server_port}/api"}),
+            pytest.raises(httpx.HTTPStatusError),
+        ):
+            probing.attempt_is_alive(RUN, 1)
+        assert time.monotonic() - began < 5.0
+        assert server.asked == 1  # type: ignore[attr-defined]
+        server.shutdown()
+
+
+def test_a_server_that_does_not_answer_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking, "ANSWER_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        began = time.monotonic()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/api"
+        # In a thread, as the heartbeat asks.
+        raised: list[BaseException] = []
+
+        def ask() -> None:
+            try:
+                with temporary_settings({PREFECT_API_URL: url}):
+                    probing.attempt_is_alive(RUN, 1)
+            except httpx.HTTPError as error:
+                raised.append(error)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        thread.join()
+        assert [type(error) for error in raised] == [httpx.ReadTimeout]
+        assert time.monotonic() - began < 3.0
