@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from itertools import count
 from typing import Any
 
 import psycopg
 import pymysql
 import pytest
+from penstock.store.contract import Deployment, Event, Session
+from penstock.store.database import Transaction, Undone
 from penstock.store.mysql import MysqlDialect
 from penstock.store.postgresql import PostgresqlDialect
 from penstock.store.sql import SqlStore
@@ -49,6 +53,55 @@ def test_a_transaction_that_the_server_ended_in_the_middle_is_done_again(
     monkeypatch.setattr(type(store.dialect), "try_grant_lock", try_and_be_ended)
     assert store._grant_batch() is not None
     assert not to_end
+
+
+SESSION = Session("session", "core", "test", 1, "here", 60)
+
+
+def configure(store: SqlStore) -> None:
+    version = store.configuration().version
+    assert store.configure({"default": 1}, expected_version=version, by="me", origin="here") == version + 1
+    there = store.configuration()
+    assert (there.version, there.document) == (version + 1, {"default": 1})
+    assert [row.event for row in store.history()] == [Event.CHANGED]
+
+
+def open_session(store: SqlStore) -> None:
+    store.open_session(SESSION)
+    assert store.beat(SESSION.session_id, list)
+    store.close_session(SESSION.session_id)
+    assert not store.beat(SESSION.session_id, list)
+
+
+def register(store: SqlStore) -> None:
+    store.register(installation := Deployment("core", "test", "this one", 0))
+    assert [(d.host, d.name, d.fingerprint) for d in store.deployments()] == [("core", "test", "this one")]
+    store.forget(installation.host, installation.name)
+    assert store.deployments() == ()
+
+
+@pytest.mark.parametrize("store_kind", ["postgresql", "mariadb"], indirect=True)
+@pytest.mark.parametrize("turn", range(4))
+@pytest.mark.parametrize("committed", [False, True])
+@pytest.mark.parametrize("write", [configure, open_session, register])
+def test_whatever_is_written_outlasts_being_cut_off_once(
+    store: SqlStore, write: Callable[[SqlStore], None], committed: bool, turn: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the commit the server undoes it; after it only the answer is lost, and the next try finds it done."""
+    transaction, turns = store.transaction, count()
+
+    @contextmanager
+    def cut_off_once(**options: Any) -> Iterator[Transaction]:
+        cut_off = next(turns) == turn
+        with transaction(**options) as tx:
+            yield tx
+            if cut_off and not committed:
+                raise Undone("cut off before its commit")
+        if cut_off and committed:
+            raise Undone("cut off after its commit")
+
+    monkeypatch.setattr(store, "transaction", cut_off_once)
+    write(store)
 
 
 def end_this_session(connection: Connection) -> None:

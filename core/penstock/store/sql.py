@@ -7,27 +7,25 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
-from sqlalchemy import ColumnElement, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, delete, func, or_, select, update
 
 from penstock.claim import Claim, Liveness
 from penstock.decision import Reason
-from penstock.errors import ConfigChanged, DeploymentConflict, StoreUnavailable
-from penstock.rules import Demand, Source
+from penstock.errors import StoreUnavailable
+from penstock.rules import Demand
 from penstock.settings import StoreTimes
 from penstock.store import admission, deciding, granting, limits, reading, reaping, touching
 from penstock.store import tables as t
 from penstock.store.admission import Unsettled
 from penstock.store.asking import Ask
+from penstock.store.configured import Configured
 from penstock.store.contract import (
     ClaimRow,
     ClaimState,
-    Deployment,
     Event,
     Expired,
     HistoryRow,
-    LimitRow,
     Listener,
     Mode,
     Outcome,
@@ -36,10 +34,9 @@ from penstock.store.contract import (
     RunLease,
     Session,
     Snapshot,
-    StoredConfiguration,
     Swept,
 )
-from penstock.store.database import Database, Transaction, again_if_undone
+from penstock.store.database import Transaction, again_if_undone
 from penstock.store.digests import digest
 
 log = logging.getLogger("penstock.store")
@@ -47,7 +44,7 @@ LOOKS = 50
 FRUITLESS_LOOKS = 3
 
 
-class SqlStore(Database):
+class SqlStore(Configured):
     """See `penstock.store.contract.Store`."""
 
     def __init__(self, url: str, *, times: StoreTimes | None = None, create: bool = True) -> None:
@@ -55,95 +52,9 @@ class SqlStore(Database):
         self.on_granted: list[Callable[[Collection[str]], None]] = []
         self._jumps = reaping.ClockJumps()
 
-    # -- configuration and limits ------------------------------------------------------------------------------------
-
-    @again_if_undone
-    def configuration(self) -> StoredConfiguration:
-        with self.transaction(read_only=True) as tx:
-            return reading.configuration(tx.connection)
-
-    def configure(
-        self,
-        document: Mapping[str, Any],
-        *,
-        expected_version: int,
-        by: str,
-        origin: str,
-        changed: Mapping[str, int | None] | None = None,
-    ) -> int:
-        with self.transaction() as tx:
-            version = expected_version + 1
-            written = tx.connection.execute(
-                update(t.meta)
-                .where(t.meta.c.configuration_version == expected_version)
-                .values(configuration_version=version)
-            )
-            if written.rowcount != 1:
-                raise ConfigChanged(
-                    f"the configuration was changed by somebody else, version {expected_version} is out of force; "
-                    "look again, then repeat"
-                )
-            row = {"document": dict(document), "changed_at": tx.now, "changed_by": by, "changed_from": origin}
-            tx.connection.execute(insert(t.configuration), {"version": version, **row})
-            tx.connection.execute(
-                insert(t.history),
-                {
-                    "at": tx.now,
-                    "event": Event.CHANGED.value,
-                    "slots": dict(changed or {}),
-                    "detail": f"version {version} by {by} from {origin}",
-                },
-            )
-            return version
-
-    @again_if_undone
-    def limit_rows(self) -> tuple[LimitRow, ...]:
-        with self.transaction(read_only=True) as tx:
-            return reading.limit_rows(tx.connection)
-
-    @again_if_undone
-    def settle(self, key: str, capacity: int | None, source: Source, *, version: int) -> bool:
-        with self.transaction(grant_lock=True) as tx:
-            if tx.version != version:
-                return False
-            limits.settle(tx.connection, self.dialect, key, capacity, source, tx.now)
-            return True
-
-    def settled(self, version: int) -> None:
-        with self.transaction() as tx:
-            tx.connection.execute(
-                update(t.meta).where(t.meta.c.settled_version < version).values(settled_version=version)
-            )
-
-    def register(self, deployment: Deployment) -> None:
-        key = digest(f"{deployment.host}/{deployment.name}")
-        known = select(t.deployment.c.fingerprint).where(t.deployment.c.id == key)
-        with self.transaction(read_only=True) as tx:  # each process asks; hardly one has to write
-            if tx.connection.scalar(known) == deployment.fingerprint:
-                return
-        with self.transaction() as tx:
-            values = {"id": key, "host": deployment.host, "name": deployment.name, "registered_at": tx.now}
-            self.dialect.insert_if_absent(
-                tx.connection, t.deployment, {**values, "fingerprint": deployment.fingerprint}
-            )
-            if (there := tx.connection.scalar(known)) != deployment.fingerprint:
-                raise DeploymentConflict(
-                    f"{deployment.host}/{deployment.name} is {there} already, this is {deployment.fingerprint}: name "
-                    "one of the two otherwise (PENSTOCK_DEPLOYMENT, or the host's own setting), or if it has moved, "
-                    f"`penstock db forget {deployment.host}/{deployment.name}`"
-                )
-
-    def deployments(self) -> tuple[Deployment, ...]:
-        with self.transaction(read_only=True) as tx:
-            return reading.deployments(tx.connection)
-
-    def forget(self, host: str, name: str) -> bool:
-        with self.transaction() as tx:
-            known = t.deployment.c.id == digest(f"{host}/{name}")
-            return tx.connection.execute(delete(t.deployment).where(known)).rowcount == 1
-
     # -- sessions ----------------------------------------------------------------------------------------------------
 
+    @again_if_undone
     def open_session(self, session: Session) -> None:
         ttl = int(session.ttl_seconds * 1_000_000)
         with self.transaction() as tx:
@@ -156,8 +67,9 @@ class SqlStore(Database):
                 "ttl": ttl,
                 "expires_at": tx.now + ttl,
             }
-            tx.connection.execute(insert(t.session), row)
+            self.dialect.insert_if_absent(tx.connection, t.session, row)  # a try that was cut off may have done it
 
+    @again_if_undone
     def beat(self, session_id: str, known: Callable[[], Collection[str]]) -> bool:
         with self.transaction() as tx:
             renewed = tx.connection.execute(
@@ -178,6 +90,7 @@ class SqlStore(Database):
         with self.transaction(read_only=True) as tx:
             return reading.joined(tx.connection, session_id)
 
+    @again_if_undone
     def close_session(self, session_id: str) -> None:
         m = t.member.c
         joined = select(m.claim_id).where(m.session_id == session_id)
