@@ -26,8 +26,11 @@ from penstock.store.contract import Event
 from rival import Rival
 from tables import table
 
-pytestmark = pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
 TIMES = int(os.environ.get("PENSTOCK_TEST_TIMES", "1"))
+pytestmark = [
+    pytest.mark.parametrize("store_url", ["postgresql"], indirect=True),
+    pytest.mark.timeout(360 * TIMES),  # the first test waits for all rounds
+]
 TTL_SECONDS, GRACE_SECONDS = 5.0, 3.0
 EXPIRED = TTL_SECONDS + GRACE_SECONDS + 2.0  # the sweep, and a machine that is busy
 TOLD = 3.0  # the task itself gives the slot back
@@ -265,7 +268,7 @@ def rounds(
         began = time.monotonic()
         one = Round(started_host, engine, trace, intervals_folder, number)
         try:
-            rounds.append(one.play(seconds=150))
+            rounds.append(one.play(seconds=240))
         except HostFailed as error:
             states = "\n".join(f"{name}: {worded(trace.states(name), 'holder')}" for name in LIMITS["pools"]["limits"])
             print(f"{states}\n{started_host.logs()}")  # once: each test that wants the rounds repeats the error itself
