@@ -21,6 +21,7 @@ from prefect.logging import get_logger
 from prefect.plugins import register_hook
 
 from penstock_prefect import asking, installation
+from penstock_prefect.absence import Absence
 from penstock_prefect.claims import NOWHERE, Standing
 from penstock_prefect.giving_up import Ended, torn_down
 from penstock_prefect.tickets import OLDER_HOLDS
@@ -144,8 +145,19 @@ def _joined(engine: Engine, claim: Claim, run: RunLease) -> Standing:
     prefix = f"{LimitKind.POOL}:"
     pools = {key.removeprefix(prefix): slots for key, slots in run.held.items() if key.startswith(prefix)}
     return Standing(
-        run_id=claim.run_id, run_claim_id=lease.claim_id, priority=run.priority, run_pools=pools, lease=lease
+        run_id=claim.run_id,
+        run_claim_id=lease.claim_id,
+        priority=run.priority,
+        run_pools=pools,
+        lease=lease,
+        absence=Absence(),
     )
+
+
+def stands_under(standing: Standing) -> None:
+    """The run that this process has joined has another lease now."""
+    if (joined := _standings.get(os.getpid())) is not None and joined.run_id == standing.run_id:
+        _standings[os.getpid()] = standing
 
 
 def _end_session_before(engine: Engine, session_id: str) -> None:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from penstock.lease import Lease
 
+    from penstock_prefect.absence import Absence
+
 HOST = "prefect"
 
 
@@ -108,7 +110,7 @@ class Standing:
     `run_id` is the run under limits (None outside one), and `run_claim_id` the claim of its lease; `op_claim_id` that
     of the limited op or block around. `run_pools` are held by the flows around it and cover the asks of tasks;
     `op_pools` are held by the op itself and cover only blocks nested in it. `lease` is the innermost one. `ended` is
-    set when the limited flow around it is torn down: waiters give up then.
+    set when the limited flow around it is torn down: waiters give up then. `absence` is that of the run's own lease.
     """
 
     run_id: str | None = None
@@ -119,6 +121,7 @@ class Standing:
     op_pools: Mapping[str, int] = field(default_factory=dict)
     lease: Lease | None = None
     ended: Event | None = None
+    absence: Absence | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """What of it concerns the whole run, as plain JSON values: for tasks of the run in other processes."""

@@ -23,6 +23,7 @@ from prefect.states import Completed
 from prefect.transactions import get_transaction
 
 from penstock_prefect import claims, facts
+from penstock_prefect.absence import Absence
 from penstock_prefect.claims import Limits, Standing
 from penstock_prefect.giving_up import Ended, left_behind, torn_down
 from penstock_prefect.showing import SHOWN_AFTER_SECONDS, Shown
@@ -45,6 +46,11 @@ _standing: ContextVar[Standing] = ContextVar("penstock_standing", default=claims
 def standing_here() -> Standing:
     """What the code that runs here stands under, as attempts in this process know it."""
     return _standing.get()
+
+
+def stand_under(standing: Standing) -> None:
+    """From now on the code that runs here does, until the attempt around it ends."""
+    _standing.set(standing)
 
 
 @dataclass(frozen=True)
@@ -112,6 +118,10 @@ class Passage:
         self._claim, self._standing = self._claimed(outer)
         if self._engine is not None and self._kind in ("flow", "subflow"):
             self._standing = replace(self._standing, ended=threading.Event())
+        if self._kind == "flow":
+            self._standing = replace(self._standing, absence=Absence())
+        self._absence = outer.absence
+        self._absences = outer.absence.past if outer.absence is not None else 0
         self._shown = Shown(self._logger)
 
     def acquire(self) -> Attempt:
@@ -130,7 +140,9 @@ class Passage:
             except Skipped as skipped:
                 return self._skip(skipped)
             except (ClaimError, LeaseLost):
-                if not self._leaves_its_run(ended):
+                while self._run_is_absent(ended):
+                    time.sleep(CANCEL_POLL_SECONDS)
+                if not self._claims_anew(ended):
                     raise
 
     async def acquire_async(self) -> Attempt:
@@ -145,7 +157,9 @@ class Passage:
             except Skipped as skipped:
                 return await self._off_loop(partial(self._skip, skipped))
             except (ClaimError, LeaseLost):
-                if not await self._off_loop(partial(self._leaves_its_run, ended)):
+                while self._run_is_absent(ended):
+                    await asyncio.sleep(CANCEL_POLL_SECONDS)
+                if not await self._off_loop(partial(self._claims_anew, ended)):
                     raise
 
     def give_back(self) -> None:
@@ -153,8 +167,10 @@ class Passage:
         lease, self.lease = self.lease, None
         if lease is None or lease.claim.kind is ClaimKind.RUN_POOL:  # the run keeps that
             return
+        absence = self._standing.absence if self._kind == "flow" else None
         try:
-            lease.release()
+            for taken in [lease, *(absence.taken if absence is not None else [])]:
+                taken.release()
         except StoreUnavailable as error:
             # The work is done and its result is good: the run does not fail for this.
             self._logger.error("The slots could not be given back; they are freed when they expire: %s", error)
@@ -208,14 +224,30 @@ class Passage:
     async def _off_loop(self, work: Callable[[], T]) -> T:
         return work() if self._engine is None else await self._engine.off_loop(work)
 
-    def _leaves_its_run(self, ended: Ended) -> bool:
-        """Whether the claim failed since its run has no lease any more; it is then made anew, outside of the run.
+    def _run_is_absent(self, ended: Ended) -> bool:
+        """Whether the run around has given its slots back for a while. Raises CancelledError when it is torn down."""
+        if self._absence is None or self._absence.is_over:
+            return False
+        if ended.is_set():
+            raise torn_down()
+        return True
+
+    def _claims_anew(self, ended: Ended) -> bool:
+        """Whether the claim failed since its run had no lease; it is then made anew, outside of the run where that has
+        none any more.
 
         The run's lease was lost while the store was away, or the run is over and a task of it goes on: what the run
-        held it does not cover any more.
+        held it does not cover any more. A run that was absent for a while has its slots again.
         """
         engine, claim, request = self._engine, self._claim, self._request
-        if engine is None or claim is None or not claim.in_run or run_lives(engine, self._outer):
+        if engine is None or claim is None or not claim.in_run:
+            return False
+        was_absent = self._absence is not None and self._absence.past > self._absences
+        lives = run_lives(engine, self._outer)
+        if lives and was_absent:
+            self._claim_under(self._outer)
+            return True
+        if lives:
             return False
         if request is not None:
             with suppress(StoreUnavailable):  # the next beat ends what nobody answers for

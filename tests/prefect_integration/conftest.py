@@ -75,6 +75,17 @@ def engine(host: PrefectHost) -> Iterator[Engine]:
 
 
 @pytest.fixture
+def local_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    """A store with one slot in `single` and two in `database`, which the integration uses too. No server here."""
+    url = f"sqlite:///{tmp_path / 'penstock.db'}"
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_PENSTOCK_STORE_URL", url)
+    with penstock.connect(url) as engine:
+        block = {"pools": {"limits": {"single": 1, "database": 2}}}
+        changes.apply(engine, Concurrency.model_validate(block), expected_version=0)
+        yield engine
+
+
+@pytest.fixture
 def configure(engine: Engine) -> Callable[..., None]:
     """Put a `concurrency:` block, given as keywords, in the place of the one in force."""
 

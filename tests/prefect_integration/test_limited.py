@@ -33,14 +33,8 @@ from prefect.tasks import Task
 
 
 @pytest.fixture
-def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
-    """A store with one slot in `single` and two in `database`, which the integration uses too."""
-    url = f"sqlite:///{tmp_path / 'penstock.db'}"
-    monkeypatch.setenv("PREFECT_INTEGRATIONS_PENSTOCK_STORE_URL", url)
-    with penstock.connect(url) as engine:
-        block = {"pools": {"limits": {"single": 1, "database": 2}}}
-        changes.apply(engine, Concurrency.model_validate(block), expected_version=0)
-        yield engine
+def engine(local_engine: Engine) -> Engine:
+    return local_engine
 
 
 def held(engine: Engine) -> dict[str, int]:
