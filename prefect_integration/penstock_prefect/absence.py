@@ -10,9 +10,7 @@ if TYPE_CHECKING:
 
 
 class Absence:
-    """That of one run, in the process of its flow. `past`: how often it has come back so far; `taken` are the leases that
-    it took then.
-    """
+    """That of one run, in its flow's process. `past`: how often it came back; `taken` are the leases it took then."""
 
     def __init__(self) -> None:
         self.past = 0

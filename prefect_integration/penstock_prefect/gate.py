@@ -18,6 +18,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from prefect.exceptions import Pause
+
 from penstock_prefect import adoption, asking, claims, facts, installation
 from penstock_prefect.claims import Limits, Standing
 from penstock_prefect.giving_up import left_behind, torn_down
@@ -45,6 +47,9 @@ def attempt(limits: Limits) -> Iterator[Attempt]:
     passage = _passage(limits)
     try:
         yield passage.acquire()
+    except Pause as pause:
+        passage.leave_suspended(pause.state)
+        raise
     finally:
         passage.give_back()
 
@@ -57,6 +62,9 @@ async def attempt_async(limits: Limits) -> AsyncIterator[Attempt]:
     passage = await asyncio.get_running_loop().run_in_executor(_threads(os.getpid()), look)
     try:
         yield await passage.acquire_async()
+    except Pause as pause:
+        await passage.off_loop(partial(passage.leave_suspended, pause.state))
+        raise
     finally:
         await passage.give_back_async()
 

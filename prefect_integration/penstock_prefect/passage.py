@@ -27,6 +27,7 @@ from penstock_prefect.absence import Absence
 from penstock_prefect.claims import Limits, Standing
 from penstock_prefect.giving_up import Ended, left_behind, torn_down
 from penstock_prefect.showing import SHOWN_AFTER_SECONDS, Shown
+from penstock_prefect.suspended import is_suspended, keep
 
 if TYPE_CHECKING:
     import logging
@@ -155,11 +156,11 @@ class Passage:
                         await self._await(request, ended)
                 return self._passed()
             except Skipped as skipped:
-                return await self._off_loop(partial(self._skip, skipped))
+                return await self.off_loop(partial(self._skip, skipped))
             except (ClaimError, LeaseLost):
                 while self._run_is_absent(ended):
                     await asyncio.sleep(CANCEL_POLL_SECONDS)
-                if not await self._off_loop(partial(self._claims_anew, ended)):
+                if not await self.off_loop(partial(self._claims_anew, ended)):
                     raise
 
     def give_back(self) -> None:
@@ -175,11 +176,22 @@ class Passage:
             # The work is done and its result is good: the run does not fail for this.
             self._logger.error("The slots could not be given back; they are freed when they expire: %s", error)
 
+    def leave_suspended(self, state: Any) -> None:
+        """Where the run is suspended, and keeps its slots then: leave them in the store."""
+        engine, standing = self._engine, self._standing
+        if engine is None or self._kind not in ("flow", "subflow") or not is_suspended(state):
+            return
+        lease = self.lease if self._kind == "flow" else engine.leases.find(standing.run_claim_id or "")
+        if standing.absence is not None and standing.absence.taken:
+            lease = standing.absence.taken[-1]
+        if lease is not None:
+            keep(engine, engine.leases.find(lease.claim_id), standing.run_pools)
+
     async def give_back_async(self) -> None:
         """As `give_back`, off the event loop. Once begun it is finished, though this be cancelled."""
         if self.lease is not None:
             with anyio.CancelScope(shield=True):  # a timeout that ends the attempt finds the slots free
-                await self._off_loop(self.give_back)
+                await self.off_loop(self.give_back)
 
     def _ended(self) -> Ended:
         engine, standing = self._engine, self._standing
@@ -212,7 +224,7 @@ class Passage:
         try:
             while not waiting.done():
                 await asyncio.wait({waiting}, timeout=CANCEL_POLL_SECONDS)
-                if await self._off_loop(ended.is_set) if ended.is_io else ended.is_set():
+                if await self.off_loop(ended.is_set) if ended.is_io else ended.is_set():
                     raise torn_down()
         except asyncio.CancelledError:
             waiting.cancel()
@@ -221,7 +233,8 @@ class Passage:
             raise
         self.lease = waiting.result()
 
-    async def _off_loop(self, work: Callable[[], T]) -> T:
+    async def off_loop(self, work: Callable[[], T]) -> T:
+        """Do the work in a thread, where it may be I/O."""
         return work() if self._engine is None else await self._engine.off_loop(work)
 
     def _run_is_absent(self, ended: Ended) -> bool:

@@ -44,6 +44,7 @@ def database_host(postgresql_url: str, tmp_path_factory: pytest.TempPathFactory)
     home = tmp_path_factory.mktemp("prefect_database")
     settings = {
         "PREFECT_INTEGRATIONS_PENSTOCK_SESSION_TTL_SECONDS": str(WORKER_TTL_SECONDS),
+        "PREFECT_INTEGRATIONS_PENSTOCK_HOLD_WHILE_SUSPENDED": "live_suspended_*",
         "PREFECT_WORKER_QUERY_SECONDS": "1",
     }
     with fresh_database(postgresql_url) as url, fresh_database(postgresql_url) as store_url:

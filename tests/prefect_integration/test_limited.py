@@ -14,10 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import cloudpickle
-import penstock
 import pytest
-from penstock import changes
-from penstock.config import Concurrency
 from penstock.engine import Engine
 from penstock.errors import Blocked, ClaimError, Skipped, StoreUnavailable
 from penstock.lease import Lease

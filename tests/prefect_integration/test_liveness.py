@@ -81,7 +81,19 @@ WAYS = {
         done="its event loop stands still for 2 TTL", flow="blocking", final="Completed", seconds=10
     ),
     "live_paused": Way(done="pauses, is resumed: slot held", flow="pausing", final="Completed", runs=2, before=2),
+    "live_paused_released": Way(
+        done="pauses under released(), is resumed", flow="pausing_released", final="Completed", runs=2, after=1
+    ),
+    "live_here_paused_released": Way(
+        done="no worker: the same", flow="pausing_released", final="Completed", runs=2, after=1, here=True
+    ),
     "live_suspended": Way(done="suspends, is resumed: slot released", flow="suspending", final="Completed", after=1),
+    "live_suspended_held": Way(
+        done="the same under hold_while_suspended", flow="suspending", final="Completed", before=2
+    ),
+    "live_suspended_cancelled": Way(
+        done="is held while suspended, and cancelled", flow="suspending", final="Cancelled", free_seconds=60.0
+    ),
     "live_rescheduled": Way(
         done="SIGKILL, then scheduled again",
         flow="plain",
@@ -138,6 +150,7 @@ WAYS = {
         pool_of_flow=False,
     ),
 }
+RELEASED = ("live_suspended", "live_paused_released", "live_here_paused_released")
 KILLED = {
     "live_worker_killed": Way(done="SIGKILL to its worker", flow="plain", final="Completed", seconds=90),
     "live_server_restarted": Way(
@@ -252,17 +265,31 @@ class Round:
         """Resume what pauses: the one while its slot is held, the other when it has come back."""
         if name in self._resumed:
             return
-        if name == "live_paused" and self.runs.state(self.run_id(name)) == "Paused":
+        if name == "live_paused" and self._is_paused(name):
             assert not rival.has_it
             self.runs.host.resume(self.run_id(name))
-        elif name == "live_suspended" and rival.is_over and self.runs.state(self.run_id(name)) == "Suspended":
+        elif name == "live_suspended_held" and self._is_paused(name) and not self._has_process(name):
+            assert not rival.has_it
             self.runs.host.resume(self.run_id(name))
+        elif name in RELEASED and rival.is_over and self._is_paused(name):
+            self.runs.host.resume(self.run_id(name))
+        elif name == "live_suspended_cancelled" and self._is_paused(name) and not self._has_process(name):
+            assert not rival.has_it
+            cancel(self, name, {})
         elif name == "live_rescheduled" and rival.is_over and self.runs.state(self.run_id(name)) == "Crashed":
             self.runs.tell_to_end(name)
             self.runs.host.set_state(self.run_id(name), "SCHEDULED")
         else:
             return
         self._resumed.add(name)
+
+    def _is_paused(self, name: str) -> bool:
+        return self.runs.state(self.run_id(name)) in ("Paused", "Suspended")
+
+    def _has_process(self, name: str) -> bool:
+        """Whether one keeps what the run holds."""
+        rows = [row for row in self.engine.snapshot().claims if row.claim.run_id == self.run_id(name)]
+        return any(row.session_ids for row in rows)
 
     def _seen(self, name: str) -> Seen:
         rival = self._rivals[name].interval
