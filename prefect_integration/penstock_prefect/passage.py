@@ -95,7 +95,8 @@ class Passage:
     """One attempt's. `claimed` makes of what is around it the claim, None where nothing is to be asked, and what the
     attempt stands under with it. `engine` is None where nothing is limited.
 
-    `lease` is what it has in hand: whoever makes a passage gives that back, however the attempt ends.
+    `refused`: it is to be skipped already. `lease` is what it has in hand: whoever makes a passage gives that back,
+    however the attempt ends.
     """
 
     def __init__(
@@ -106,7 +107,10 @@ class Passage:
         kind: Kind,
         outer: Standing,
         claimed: Callable[[Standing], tuple[Claim | None, Standing]],
+        *,
+        refused: Skipped | None = None,
     ) -> None:
+        self._refused = refused
         self.lease: Lease | None = None
         self._engine, self._limits, self._logger, self._kind = engine, limits, logger, kind
         self._claimed = claimed
@@ -128,6 +132,8 @@ class Passage:
     def acquire(self) -> Attempt:
         """Wait for the lease as the limits say, in this thread."""
         self._blocks_loop = _loop_runs_here()
+        if self._refused is not None:
+            return self._skip(self._refused)
         while True:
             ended = self._ended()
             try:
@@ -148,6 +154,8 @@ class Passage:
 
     async def acquire_async(self) -> Attempt:
         """As `acquire`, on the event loop."""
+        if self._refused is not None:
+            return await self.off_loop(partial(self._skip, self._refused))
         while True:
             ended = self._ended()
             try:
@@ -257,14 +265,14 @@ class Passage:
             return False
         was_absent = self._absence is not None and self._absence.past > self._absences
         lives = run_lives(engine, self._outer)
-        if lives and was_absent:
-            self._claim_under(self._outer)
-            return True
-        if lives:
+        if lives and not was_absent:
             return False
-        if request is not None:
+        if request is not None and not (lives and claim.holder):  # one that its new claim finds keeps its place
             with suppress(StoreUnavailable):  # the next beat ends what nobody answers for
                 request.withdraw()
+        if lives:
+            self._claim_under(self._outer)
+            return True
         if left_behind() or ended.is_set():
             raise torn_down()
         self._logger.warning(
@@ -323,7 +331,7 @@ class Passage:
     def _skip(self, skipped: Skipped) -> Attempt:
         if self._kind == "block":
             raise skipped
-        reason = describe(skipped.reasons)
+        reason = describe(skipped.reasons) if skipped.reasons else str(skipped)
         self._logger.info("Skipped, not waiting for slots: %s", reason)
         if self._kind == "task" and (transaction := get_transaction()) is not None:
             # Otherwise the empty result would be cached, and later runs would take it for the real one.

@@ -16,7 +16,7 @@ from prefect.exceptions import ObjectNotFound
 from penstock_prefect import asking
 from penstock_prefect.claims import HOST
 from penstock_prefect.settings import settings
-from penstock_prefect.suspended import is_resuming, is_suspended
+from penstock_prefect.suspended import RESUMING, is_suspended
 
 log = logging.getLogger("penstock.prefect")
 IN_PROCESS = "AwaitingRetry"
@@ -39,7 +39,7 @@ def attempt_is_alive(flow_run_id: str, attempt: int, *, held_while_suspended: bo
         return held_while_suspended and not _is_too_late(state)
     if state.is_final():
         return False
-    if is_resuming(state):
+    if state.name == RESUMING:
         return held_while_suspended
     if state.is_scheduled() and state.name != IN_PROCESS:
         return bool(run.run_count < attempt)

@@ -86,7 +86,7 @@ class _Run:
             return None
         standing = standing_here()
         if standing is NOWHERE:
-            standing = adoption.standing(engine)
+            standing = adoption.standing(engine, Limits())
         if standing.run_id is None:
             return None
         lease, absence = standing.lease, standing.absence

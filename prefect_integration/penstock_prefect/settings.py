@@ -149,7 +149,7 @@ def _url_of_block(name: str) -> str:
 def settings() -> PenstockSettings:
     """As configured now. Raises pydantic's ValidationError on what cannot be."""
     # To read them takes half a millisecond, and every attempt of every task asks.
-    return _settings(tuple(sorted(pair for pair in os.environ.items() if pair[0].startswith(_READ_BY))))
+    return _settings(tuple(pair for pair in os.environ.items() if pair[0].startswith(_READ_BY)))
 
 
 @functools.lru_cache(maxsize=8)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("penstock.prefect")
 RESUMING = "Resuming"
-"""The name of the Scheduled state of a run that was suspended, until it is submitted."""
+"""The name of the Scheduled state of a run that was suspended, until a worker takes it."""
 
 
 def is_suspended(state: Any) -> bool:
@@ -26,9 +26,9 @@ def is_suspended(state: Any) -> bool:
     return state is not None and bool(state.is_paused() and state.state_details.pause_reschedule)
 
 
-def is_resuming(state: Any) -> bool:
-    """Whether it was suspended, and is to go on."""
-    return state is not None and bool(state.is_scheduled() and state.name == RESUMING)
+def is_resuming(flow_run: Any) -> bool:
+    """Whether it was suspended, and has not gone on yet."""
+    return bool(flow_run.empirical_policy.resuming)
 
 
 def keep(engine: Engine, lease: Lease | None, pools: Iterable[str]) -> bool:

@@ -84,7 +84,7 @@ class LimitedRuns(Worker):  # type: ignore[misc]  # see above
             await asyncio.gather(older[1], return_exceptions=True)
         waiting = WaitingRun(self, engine, flow_run, claim, limits)
         try:
-            asked = await self._ask(engine, claim, limits, resumed=suspended.is_resuming(flow_run.state))
+            asked = await self._ask(engine, claim, limits, resumed=suspended.is_resuming(flow_run))
         except (Skipped, Blocked, ImpossibleClaim) as error:
             await waiting.end(error)
             return _not_started(task_status)
@@ -210,7 +210,9 @@ class LimitedRuns(Worker):  # type: ignore[misc]  # see above
                 lease.release()
             if engine.leases.find(lease.claim_id) is not None:
                 return  # another attempt of the run has come to hold it here
-            over = crashed or (ended and not self.runs_join)  # its process can give nothing back, or never could
+            # Its process can give nothing back any more, or never could. One that was killed by SIGTERM has not, and
+            # Prefect's supervisor of it ends well.
+            over = crashed or (ended and (self.runs_here or not self.runs_join))
             if over and run is not None and run.attempt <= lease.claim.attempt:
                 engine.store.end(run.claim_id, reason="the run's infrastructure has ended")
         except StoreUnavailable as error:

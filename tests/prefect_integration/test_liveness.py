@@ -265,10 +265,9 @@ class Round:
         """Resume what pauses: the one while its slot is held, the other when it has come back."""
         if name in self._resumed:
             return
-        if name == "live_paused" and self._is_paused(name):
-            assert not rival.has_it
-            self.runs.host.resume(self.run_id(name))
-        elif name == "live_suspended_held" and self._is_paused(name) and not self._has_process(name):
+        if (name == "live_paused" and self._is_paused(name)) or (
+            name == "live_suspended_held" and self._is_paused(name) and not self._has_process(name)
+        ):
             assert not rival.has_it
             self.runs.host.resume(self.run_id(name))
         elif name in RELEASED and rival.is_over and self._is_paused(name):

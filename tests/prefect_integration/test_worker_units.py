@@ -21,7 +21,7 @@ from penstock.connection import connect
 from penstock.engine import Engine
 from penstock.errors import StoreUnavailable
 from penstock.settings import Settings
-from penstock_prefect import tickets, waiting_run
+from penstock_prefect import suspended, tickets, waiting_run
 from penstock_prefect.claims import Limits
 from penstock_prefect.waiting_run import WaitingRun
 from penstock_prefect.worker import LimitedRuns
@@ -37,7 +37,7 @@ RUN = SimpleNamespace(
     auto_scheduled=False,
     tags=[],
     job_variables={},
-    state=Pending(),
+    empirical_policy=SimpleNamespace(resuming=False),
 )
 AWAY = httpx.ConnectError("the API is away")
 
@@ -274,3 +274,26 @@ async def test_a_worker_that_stops_leaves_its_waiters_to_others_at_once(engine: 
     assert (proposed[-1].state_details.scheduled_time - datetime.now(UTC)).total_seconds() <= 0
     assert [row.state for row in claims(engine)] == ["waiting"]
     assert not one._waits
+
+
+@pytest.mark.parametrize("kind", [Limited, Elsewhere])
+@on_a_loop
+async def test_a_resumed_run_takes_what_was_kept_for_it(engine: Engine, kind: type[Limited]) -> None:
+    """Its worker knows it for one that was suspended, though Prefect counts it as an attempt to come."""
+    before = engine.acquire(replace(engine.run_claim(RUN.id, "open"), attempt=1))
+    assert suspended.keep(engine, before, ["open"]) is False, "not without the setting"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_INTEGRATIONS_PENSTOCK_HOLD_WHILE_SUSPENDED", "*")
+        assert suspended.keep(engine, before, ["open"])
+    one = kind()
+    resumed = SimpleNamespace(
+        **{**vars(asks("open")), "run_count": 1, "empirical_policy": SimpleNamespace(resuming=True)}
+    )
+    running = asyncio.create_task(one.run(resumed, configuration()))
+    async with asyncio.timeout(20):
+        await one.begun.wait()
+    (row,) = claims(engine)
+    assert (row.claim.claim_id, row.probed) == (before.claim_id, kind is Elsewhere)
+    one.ends.set()
+    await running
+    assert claims(engine) == []
