@@ -22,6 +22,7 @@ from sqlalchemy.engine import make_url
 
 TTL_SECONDS = 6
 WORKER_TTL_SECONDS = 5
+SECRET = "of the server"  # what the server on PostgreSQL asks of all, behind a user's name
 
 if importlib.util.find_spec("prefect") is None:
     collect_ignore_glob = ["test_[!e]*.py"]  # test_environment.py says so
@@ -53,7 +54,13 @@ def database_host(postgresql_url: str, tmp_path_factory: pytest.TempPathFactory)
         store.close()
         data_url = make_url(url).set(drivername="postgresql+asyncpg").render_as_string(hide_password=False)
         host = PrefectHost(
-            Path(sys.executable).parent, home, store_url, "database", settings=settings, database_url=data_url
+            Path(sys.executable).parent,
+            home,
+            store_url,
+            "database",
+            settings=settings,
+            database_url=data_url,
+            auth=f"admin:{SECRET}",
         )
         with host:
             host.start(seconds=240)
@@ -126,3 +133,19 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         if report.failed and isinstance(host, PrefectHost):
             report.sections.append(("Prefect's logs", host.logs()))
     return report
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tests of one server go to one worker of pytest-xdist: no server is started twice, and limits are one test's."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByServer(LoadScopeScheduling):
+        """A file's tests use the server that it names, or none."""
+
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            source = (config.rootpath / file).read_text()
+            return next((fixture for fixture in ("database_host", "PrefectHost") if fixture in source), file)
+
+    return ByServer(config, log)

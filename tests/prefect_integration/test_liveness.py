@@ -28,14 +28,15 @@ TIMES = int(os.environ.get("PENSTOCK_TEST_TIMES", "1"))
 TTL_SECONDS, GRACE_SECONDS = 5.0, 3.0
 EXPIRED = TTL_SECONDS + GRACE_SECONDS + 4.0  # the sweep, and a machine that is busy
 ENDED = 30.0  # its process ends: seconds, but where a dozen others start beside it
-TOLD = 3.0  # the gate gives the slot back
+TOLD = 5.0  # the gate gives the slot back
 Act = Callable[["Round", str, dict[str, Any]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
     """`before` counts the run's intervals of work before its slot is free, `free_seconds` bounds how long that takes
-    from the end of the last of them; `after` counts those that come later. `here`: in a process without a worker.
+    from the end of the last of them; `after` counts those that come later. `here`: in a process without a worker, and
+    there `ttl_seconds` may be another.
     """
 
     done: str
@@ -49,6 +50,7 @@ class Way:
     here: bool = False
     pool_of_flow: bool = True
     seconds: float | None = None
+    ttl_seconds: float = TTL_SECONDS
 
 
 def send(number: signal.Signals) -> Act:
@@ -57,6 +59,11 @@ def send(number: signal.Signals) -> Act:
 
 def cancel(one: Round, label: str, working: dict[str, Any]) -> None:
     one.runs.host.set_state(one.run_id(label), "CANCELLING")
+
+
+def cancel_and_end(one: Round, label: str, working: dict[str, Any]) -> None:
+    cancel(one, label, working)
+    one.runs.tell_to_end(label)
 
 
 WAYS = {
@@ -123,13 +130,21 @@ WAYS = {
         here=True,
         act=send(signal.SIGTERM),
     ),
+    "live_here_cancelled": Way(
+        done="no worker: cancelled by the API, works to its end",
+        flow="forever",
+        final="Cancelled",
+        free_seconds=TOLD,
+        here=True,
+        act=cancel_and_end,
+    ),
     "live_served_sigkill": Way(
         done="serve(): SIGKILL to the run's process",
         flow="served",
         final="Crashed",
-        free_seconds=EXPIRED,
         here=True,
         pool_of_flow=False,
+        ttl_seconds=600.0,  # the hooks of the flow free it long before
         act=send(signal.SIGKILL),
     ),
     "live_here_sigkill": Way(
@@ -188,7 +203,8 @@ class Round:
         """Start them all, act on them, see them end; then what befalls a worker and the server."""
         for name, way in WAYS.items():
             if way.here:
-                self.runs.start_here(way.flow, name, name if way.pool_of_flow else "")
+                ttl = {"PREFECT_INTEGRATIONS_PENSTOCK_SESSION_TTL_SECONDS": f"{way.ttl_seconds:g}"}
+                self.runs.start_here(way.flow, name, name if way.pool_of_flow else "", settings=ttl)
             else:
                 self._start(name, way, "lively")
         self._run_served("live_served_sigkill", seconds=seconds)
