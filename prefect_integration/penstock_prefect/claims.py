@@ -225,17 +225,8 @@ def subflow_claim(
     )
     if not pools:
         return None, below
-    claim = Claim(
-        kind=ClaimKind.OP,
-        host=HOST,
-        deployment=deployment,
-        run_id=standing.run_id,
-        op_id=facts.flow_run_id,
-        attempt=facts.run_count,
-        pools=pools,
-        priority=priority,
-        url=facts.url,
-        name=facts.name,
+    claim = _op_claim(
+        facts, deployment, run_id=standing.run_id, op_id=facts.flow_run_id, pools=pools, priority=priority
     )
     return claim, below
 
@@ -244,19 +235,15 @@ def task_claim(facts: TaskFacts, limits: Limits, deployment: str, standing: Stan
     """The claim of one attempt of a task; it may ask for nothing. Raises ClaimError as `check_of_task`."""
     check_of_task(facts.task_name, limits)
     pools = uncovered(limits.pools, standing.run_pools, "run")
-    claim = Claim(
-        kind=ClaimKind.OP,
-        host=HOST,
-        deployment=deployment,
+    claim = _op_claim(
+        facts,
+        deployment,
         run_id=standing.run_id or facts.flow_run_id,
         op_id=facts.task_run_id,
-        attempt=facts.run_count,
         pools=pools,
         tags=op_tags(facts)[0],
         priority=standing.priority + limits.priority,
-        url=facts.url,
         in_run=standing.run_id is not None,
-        name=facts.name,
         step=facts.step,
     )
     return claim, replace(standing, op_claim_id=claim.claim_id, op_pools=pools)
@@ -283,6 +270,18 @@ def block_claim(limits: Limits, deployment: str, standing: Standing, around: str
         name=f"{around} slots",
     )
     return claim, replace(standing, op_claim_id=claim.claim_id, op_pools={**standing.op_pools, **pools})
+
+
+def _op_claim(facts: FlowFacts | TaskFacts, deployment: str, **of_claim: Any) -> Claim:
+    return Claim(
+        kind=ClaimKind.OP,
+        host=HOST,
+        deployment=deployment,
+        attempt=facts.run_count,
+        url=facts.url,
+        name=facts.name,
+        **of_claim,
+    )
 
 
 def check_of_task(task_name: str, limits: Limits) -> None:

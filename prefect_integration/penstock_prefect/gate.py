@@ -25,9 +25,10 @@ from penstock.store.contract import ClaimState
 from prefect.exceptions import Pause, PrefectException
 
 from penstock_prefect import adoption, asking, claims, facts, installation
+from penstock_prefect.attempts import Attempt, Kind, standing_here
 from penstock_prefect.claims import Limits, Standing
 from penstock_prefect.giving_up import left_behind, torn_down
-from penstock_prefect.passage import Attempt, Kind, Passage, run_lives, standing_here
+from penstock_prefect.passage import Passage, run_lives
 
 if TYPE_CHECKING:
     import logging

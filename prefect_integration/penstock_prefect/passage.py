@@ -7,10 +7,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar, copy_context
-from dataclasses import dataclass, replace
+from contextvars import copy_context
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 from penstock.claim import ClaimKind, run_pool_claim
@@ -22,8 +22,9 @@ from penstock.waiting import Cancelled
 from prefect.states import Completed
 from prefect.transactions import get_transaction
 
-from penstock_prefect import claims, facts
+from penstock_prefect import facts
 from penstock_prefect.absence import Absence
+from penstock_prefect.attempts import Attempt, Kind
 from penstock_prefect.claims import Limits, Standing
 from penstock_prefect.giving_up import Ended, left_behind, torn_down
 from penstock_prefect.showing import SHOWN_AFTER_SECONDS, Shown
@@ -38,48 +39,7 @@ if TYPE_CHECKING:
     from penstock.request import Request
 
 CANCEL_POLL_SECONDS = 0.2
-Kind = Literal["task", "flow", "subflow", "block"]
 T = TypeVar("T")
-
-_standing: ContextVar[Standing] = ContextVar("penstock_standing", default=claims.NOWHERE)
-
-
-def standing_here() -> Standing:
-    """What the code that runs here stands under, as attempts in this process know it."""
-    return _standing.get()
-
-
-def stand_under(standing: Standing) -> None:
-    """From now on the code that runs here does, until the attempt around it ends."""
-    _standing.set(standing)
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One attempt that passed the gate, or (`skipped`, the state to end in) one that was turned away there.
-
-    `standing.lease` is the innermost lease held here; None when Penstock is inactive or nothing is limited.
-    """
-
-    standing: Standing
-    kind: Kind
-    skipped: Any = None
-
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """While inside, claims made here know what is held around them."""
-        token = _standing.set(self.standing)
-        try:
-            yield
-        except Exception:
-            raise
-        except BaseException:
-            # SIGTERM or a cancellation passes here before Prefect waits for the flow's threads: end their waits.
-            if self.standing.ended is not None and self.kind in ("flow", "subflow"):
-                self.standing.ended.set()
-            raise
-        finally:
-            _standing.reset(token)
 
 
 def run_lives(engine: Engine, standing: Standing) -> bool:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Self
 from penstock.errors import ClaimError, StoreUnavailable
 
 from penstock_prefect import adoption, facts, installation
+from penstock_prefect.attempts import stand_under, standing_here
 from penstock_prefect.claims import NOWHERE, Limits, Standing
-from penstock_prefect.passage import Passage, stand_under, standing_here
+from penstock_prefect.passage import Passage
 
 if TYPE_CHECKING:
     from penstock.claim import Claim

@@ -19,10 +19,10 @@ from penstock.engine import Engine
 from penstock.errors import Blocked, ClaimError, Skipped, StoreUnavailable
 from penstock.lease import Lease
 from penstock_prefect import aslots, installation, limit_all, limited, slots
+from penstock_prefect.attempts import Attempt
 from penstock_prefect.claims import Standing
 from penstock_prefect.ending import free_slots
 from penstock_prefect.facts import MARK
-from penstock_prefect.passage import Attempt
 from penstock_prefect.showing import Shown
 from prefect import flow, task
 from prefect.flows import Flow

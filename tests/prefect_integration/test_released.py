@@ -13,8 +13,8 @@ from penstock.engine import Engine
 from penstock.errors import ClaimError, StoreUnavailable
 from penstock_prefect import areleased, installation, released, slots
 from penstock_prefect.absence import Absence
+from penstock_prefect.attempts import Attempt, standing_here
 from penstock_prefect.claims import Standing
-from penstock_prefect.passage import Attempt, standing_here
 from prefect_runs import held
 
 TAKEN = {"pool:single": 1, "runs": 1}
