@@ -176,9 +176,11 @@ class LimitedRuns(Worker):  # type: ignore[misc]  # see above
             result = await super().run(flow_run, configuration, started)
             ended, crashed = True, result.status_code != 0
         finally:
-            if watching is not None:
-                watching.cancel()
-            if not started.gone:
+            if watching is not None and started.gone:
+                await asyncio.wait({watching})  # it gives back
+            else:
+                if watching is not None:
+                    watching.cancel()
                 await self._give_back(engine, lease, flow_run, ended=ended, crashed=crashed)
         return result
 
@@ -198,7 +200,7 @@ class LimitedRuns(Worker):  # type: ignore[misc]  # see above
     async def _is_suspended(self: Any, flow_run: Any) -> bool:
         try:
             return suspended.is_suspended((await self.client.read_flow_run(flow_run.id)).state)
-        except (httpx.HTTPError, ObjectNotFound) as error:
+        except (httpx.HTTPError, ObjectNotFound, RuntimeError) as error:  # the last: the client is closed
             self._logger.warning("Penstock: the API does not say whether run %s is over: %s", flow_run.name, error)
             return False
 

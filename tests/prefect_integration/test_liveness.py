@@ -133,7 +133,7 @@ WAYS = {
     "live_here_cancelled": Way(
         done="no worker: cancelled by the API, works to its end",
         flow="forever",
-        final="Cancelled",
+        final="Cancelling",  # so Prefect leaves what no runner of its own has cancelled
         free_seconds=TOLD,
         here=True,
         act=cancel_and_end,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -296,4 +298,40 @@ async def test_a_resumed_run_takes_what_was_kept_for_it(engine: Engine, kind: ty
     assert (row.claim.claim_id, row.probed) == (before.claim_id, kind is Elsewhere)
     one.ends.set()
     await running
+    assert claims(engine) == []
+
+
+@on_a_loop
+async def test_a_run_that_returns_while_its_process_is_found_gone_gives_back_all_the_same(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The API is asked whether it is suspended, which takes a while."""
+    asked = asyncio.Event()
+
+    class SlowClient(Client):
+        async def read_flow_run(self, flow_run_id: Any) -> Any:
+            asked.set()
+            await asyncio.sleep(0.5)
+            return await super().read_flow_run(flow_run_id)
+
+    class Here(Limited):
+        runs_here = True
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.client = SlowClient()
+
+    class Ended(Base):
+        async def run(self, _flow_run: Any, _configuration: Any, task_status: Any) -> Any:
+            ended = subprocess.Popen([sys.executable, "-c", ""])
+            ended.wait()
+            task_status.started(ended.pid)
+            await asked.wait()
+            return BaseWorkerResult(identifier="job", status_code=0)
+
+    class Worker(Here, Ended):
+        pass
+
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_PENSTOCK_HOLD_WHILE_SUSPENDED", "*")
+    await Worker().run(asks("open"), configuration())
     assert claims(engine) == []
