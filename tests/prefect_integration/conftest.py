@@ -16,13 +16,12 @@ from penstock.config import Concurrency
 from penstock.demo.prefect_host import PrefectHost
 from penstock.engine import Engine
 from penstock.store.sql import SqlStore
-from prefect_runs import Run
+from prefect_runs import SERVER_SECRET, Run
 from servers import fresh_database
 from sqlalchemy.engine import make_url
 
 TTL_SECONDS = 6
 WORKER_TTL_SECONDS = 5
-SECRET = "of the server"  # what the server on PostgreSQL asks of all, behind a user's name
 
 if importlib.util.find_spec("prefect") is None:
     collect_ignore_glob = ["test_[!e]*.py"]  # test_environment.py says so
@@ -60,7 +59,7 @@ def database_host(postgresql_url: str, tmp_path_factory: pytest.TempPathFactory)
             "database",
             settings=settings,
             database_url=data_url,
-            auth=f"admin:{SECRET}",
+            auth=f"admin:{SERVER_SECRET}",
         )
         with host:
             host.start(seconds=240)
