@@ -68,9 +68,9 @@ def database_host(postgresql_url: str, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="session")
 def work_pool(database_host: PrefectHost) -> str:
-    """A work pool with a worker that runs its flows as processes, one at a time."""
+    """A work pool with a worker that runs its flows as processes, one at a time; it sees them 2 s before their time."""
     database_host.create_work_pool("limited", "penstock-process")
-    database_host.start_worker("worker", "limited", "--limit", "1")
+    database_host.start_worker("worker", "limited", "--limit", "1", "--prefetch-seconds", "2")
     return "limited"
 
 

@@ -68,7 +68,7 @@ def test_a_blocked_run_shows_what_it_waits_for_and_starts_at_once_when_there_is_
         shown = database_host.flow_run(low)
         assert shown["state"]["message"].startswith("first: 1 of 1 held by process/process load")
         assert shown["run_count"] == 0
-        time.sleep(12)  # longer than a worker's prefetch, with which a wait of another kind would churn
+        time.sleep(4)  # longer than a worker's prefetch, with which a wait of another kind would churn
         freed_at = time.time()
     runs.wait_for_state(high, "Pending", "Submitting", "Running", "Completed", seconds=20)
     for run_id in (high, low):
