@@ -99,7 +99,22 @@ class Request:
             mode = Mode.OBSERVE
         self._mode = mode
         with engine.leases.alone_for(self.claim):
-            return self._ask(mode)
+            try:
+                return self._ask(mode)
+            except StoreUnavailable:
+                raise  # it waits on, for all that is known
+            except Exception:
+                self._leave_queue()
+                raise
+
+    def _leave_queue(self) -> None:
+        """The wait has ended in an error: nobody comes back for its place, unless it is a ticket's."""
+        if self.ticket or not (self.queued or any(late.queued for late in self._run_pools.values())):
+            return
+        try:
+            self._undo()
+        except StoreUnavailable as error:
+            log.warning("%s: withdrawn, which the store hears of at the next beat: %s", self.claim.label, error)
 
     def _ask(self, mode: Mode) -> Decision:
         engine = self._engine

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+from penstock import LeaseLost
 from penstock.decision import Granted, Waiting
 from penstock.engine import Engine
 from penstock.store.contract import ClaimState
@@ -59,3 +62,47 @@ def test_a_claim_that_expired_before_its_answer_came_costs_nobody_else_the_lease
     assert not other.lost
     states = {row.claim.claim_id: row.state for row in store.snapshot().claims}
     assert states[other.claim_id] is states[decision.lease.claim_id] is ClaimState.HELD
+
+
+async def wait_on_a_loop(engine: Engine, request: Any, loses: Callable[[], None]) -> None:
+    waiting = asyncio.create_task(request.acquire_async())
+    while not request.queued:
+        await asyncio.sleep(0.01)
+    await asyncio.to_thread(loses)
+    engine.wakeups.wake([request.claim_id])
+    await waiting
+
+
+def wait_step_by_step(_: Engine, request: Any, loses: Callable[[], None]) -> None:
+    assert isinstance(request.step(), Waiting)
+    loses()
+    request.step()
+
+
+@pytest.mark.parametrize("on_loop", [True, False])
+def test_a_waiter_whose_run_is_lost_leaves_the_queue_at_once(
+    store: Any, engine: Engine, configure: Callable[..., None], on_loop: bool
+) -> None:
+    """It stood there until the next beat, could be granted, and was shown."""
+    configure(pools={"limits": {"a": 1}})
+    engine.acquire(engine.claim("a"))
+    run = engine.acquire(engine.run_claim("run"))
+    request = engine.request(engine.claim("a", run_id="run", op_id="op", in_run=True))
+    with pytest.raises(LeaseLost, match="claim the run again"):
+        if on_loop:
+            asyncio.run(wait_on_a_loop(engine, request, lambda: store.end(run.claim_id, reason="for the test")))
+        else:
+            wait_step_by_step(engine, request, lambda: store.end(run.claim_id, reason="for the test"))
+    assert engine.status()["waiters"] == []
+
+
+def test_a_ticket_whose_run_is_lost_keeps_its_place_for_who_comes_back(
+    store: Any, engine: Engine, configure: Callable[..., None]
+) -> None:
+    configure(pools={"limits": {"a": 1}})
+    engine.acquire(engine.claim("a"))
+    run = engine.acquire(engine.run_claim("run"))
+    request = engine.request(engine.claim("a", run_id="run", op_id="op", in_run=True), ticket=True)
+    with pytest.raises(LeaseLost):
+        wait_step_by_step(engine, request, lambda: store.end(run.claim_id, reason="for the test"))
+    assert [row["claim_id"] for row in engine.status()["waiters"]] == [request.claim_id]
