@@ -262,8 +262,7 @@ class MemoryStore:
                 return Outcome(Result.EXPIRED if expired else Result.ENDED, claim_id)
             if entry.state is ClaimState.SKIPPED:
                 return Outcome(Result.SKIPPED, claim_id)
-            is_op = entry.claim.kind is ClaimKind.OP
-            if is_op and entry.sessions and owner.session_id not in entry.sessions:
+            if self._is_in_other_hands(entry, owner):
                 return Outcome(Result.BUSY, claim_id)
             current = version if entry.state not in HOLDING else len(self._documents) - 1
             if (refused := self._refused(claim_id, current, owner)) is not None:
@@ -558,6 +557,10 @@ class MemoryStore:
             ),
             None,
         )
+
+    def _is_in_other_hands(self, entry: _Entry, owner: Owner) -> bool:
+        kept = entry.liveness is Liveness.SESSION and owner.session_id not in entry.sessions
+        return kept and not joins(entry.claim.kind, owner)
 
     def _own(self, entry: _Entry, owner: Owner, *, held: bool) -> None:
         keeper = ownership(entry.claim.kind, owner, held=held)
