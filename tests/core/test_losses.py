@@ -64,13 +64,16 @@ def test_a_claim_that_expired_before_its_answer_came_costs_nobody_else_the_lease
     assert states[other.claim_id] is states[decision.lease.claim_id] is ClaimState.HELD
 
 
-async def wait_on_a_loop(engine: Engine, request: Any, loses: Callable[[], None]) -> None:
-    waiting = asyncio.create_task(request.acquire_async())
-    while not request.queued:
-        await asyncio.sleep(0.01)
-    await asyncio.to_thread(loses)
-    engine.wakeups.wake([request.claim_id])
-    await waiting
+def wait_on_a_loop(engine: Engine, request: Any, loses: Callable[[], None]) -> None:
+    async def wait() -> None:
+        waiting = asyncio.create_task(request.acquire_async())
+        while not request.queued:
+            await asyncio.sleep(0.01)
+        await asyncio.to_thread(loses)
+        engine.wakeups.wake([request.claim_id])
+        await waiting
+
+    asyncio.run(wait())
 
 
 def wait_step_by_step(_: Engine, request: Any, loses: Callable[[], None]) -> None:
@@ -79,9 +82,9 @@ def wait_step_by_step(_: Engine, request: Any, loses: Callable[[], None]) -> Non
     request.step()
 
 
-@pytest.mark.parametrize("on_loop", [True, False])
+@pytest.mark.parametrize("wait", [wait_on_a_loop, wait_step_by_step])
 def test_a_waiter_whose_run_is_lost_leaves_the_queue_at_once(
-    store: Any, engine: Engine, configure: Callable[..., None], on_loop: bool
+    store: Any, engine: Engine, configure: Callable[..., None], wait: Callable[..., None]
 ) -> None:
     """It stood there until the next beat, could be granted, and was shown."""
     configure(pools={"limits": {"a": 1}})
@@ -89,10 +92,7 @@ def test_a_waiter_whose_run_is_lost_leaves_the_queue_at_once(
     run = engine.acquire(engine.run_claim("run"))
     request = engine.request(engine.claim("a", run_id="run", op_id="op", in_run=True))
     with pytest.raises(LeaseLost, match="claim the run again"):
-        if on_loop:
-            asyncio.run(wait_on_a_loop(engine, request, lambda: store.end(run.claim_id, reason="for the test")))
-        else:
-            wait_step_by_step(engine, request, lambda: store.end(run.claim_id, reason="for the test"))
+        wait(engine, request, lambda: store.end(run.claim_id, reason="for the test"))
     assert engine.status()["waiters"] == []
 
 

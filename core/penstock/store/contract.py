@@ -318,7 +318,8 @@ class Store(Protocol):
         """All slots at once (HELD), or what `mode` says: a place in the queue (WAITING), or NO_ROOM, or HELD above it.
 
         Idempotent by claim id, and by holder: a live claim of the same holder is joined (a run, by another session),
-        adopted (a ticket), or reported BUSY: sessions keep what they have until they hand it over or end. `eligible_after_seconds`: not granted before, though the place in the queue counts from now.
+        adopted (a ticket), or reported BUSY: sessions keep what they have until they hand it over or end.
+        `eligible_after_seconds`: not granted before, though the place in the queue counts from now.
         """
 
     def renew(self, claim_ids: Sequence[str], *, ticket_seconds: float) -> set[str]:

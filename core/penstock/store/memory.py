@@ -13,7 +13,7 @@ from typing import Any
 from penstock.claim import Claim, ClaimKind, Liveness
 from penstock.decision import HeldSlot, Reason
 from penstock.errors import ConfigChanged, DeploymentConflict
-from penstock.report import reasons_against, reasons_for
+from penstock.queue import Queue, reasons_for
 from penstock.rules import Demand, Source
 from penstock.settings import StoreTimes
 from penstock.store.asking import HEARD_OF, WHY_EXPIRED, joins, ownership, rank
@@ -486,7 +486,7 @@ class MemoryStore:
         return reasons_for(self.snapshot(), claim_id)
 
     def reasons_against(self, wants: Mapping[str, int]) -> tuple[Reason, ...]:
-        return reasons_against(self.snapshot(), wants)
+        return Queue(self.snapshot()).barring_newcomer(wants)
 
     def snapshot_time(self) -> int:
         return self._now()
