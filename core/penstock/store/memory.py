@@ -16,7 +16,7 @@ from penstock.errors import ConfigChanged, DeploymentConflict
 from penstock.queue import Queue, reasons_for
 from penstock.rules import Demand, Source
 from penstock.settings import StoreTimes
-from penstock.store.asking import HEARD_OF, WHY_EXPIRED, joins, ownership, rank
+from penstock.store.asking import HEARD_OF, WHY_EXPIRED, joins, no_room_again, ownership, rank
 from penstock.store.contract import (
     ClaimRow,
     ClaimState,
@@ -205,8 +205,7 @@ class MemoryStore:
             known = claim.claim_id if claim.claim_id in self._claims else self._live(claim.holder)
             if known is not None:
                 outcome = self.touch(known, demands, version=version, owner=owner)
-                again = mode is not Mode.WAIT and outcome.result is Result.WAITING
-                return replace(outcome, result=Result.NO_ROOM) if again else outcome
+                return no_room_again(outcome, claim, mode)
             entry = self._new_entry(claim, demands, version, eligible_after_seconds if demands else 0.0)
             self._own(entry, owner, held=False)
             self._claims[claim.claim_id] = entry

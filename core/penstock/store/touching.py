@@ -142,6 +142,11 @@ def hand_over(connection: Connection, row: t.StoredRow, session_id: str) -> bool
     return was_member and leave(connection, row, session_id)
 
 
+def is_ticket(row: t.StoredRow) -> bool:
+    """Whether it has been handed over, and nobody has adopted it yet."""
+    return bool(row.kind != ClaimKind.RUN.value and row.liveness == Liveness.TICKET.value and row.session_id is None)
+
+
 def is_last(connection: Connection, row: t.StoredRow) -> bool:
     """Whether nobody is left in a claim whose row is locked."""
     if row.kind == ClaimKind.OP.value or row.liveness != Liveness.SESSION.value:
