@@ -8,7 +8,7 @@ from typing import Any
 
 from penstock.config import Concurrency
 from penstock.forecast import Resolve, may_start
-from penstock.report import leases, waiters
+from penstock.queue import Queue
 from penstock.rules import Demand, LimitKind, Source, configured_keys, limit_kind, resolve_limit
 from penstock.store.contract import ClaimRow, Snapshot
 
@@ -167,16 +167,17 @@ def touched_limits(
     rows = {row.key: row for row in snapshot.limits}
     keys = {*rows, *configured_keys(before), *configured_keys(after)}
     keys |= {demand.key for demands in wanted.values() for demand in demands}
-    starting = may_start(snapshot, lambda claim: wanted[claim.claim_id])
-    touched = []
+    starting = {row.claim.claim_id for row in may_start(snapshot, lambda claim: wanted[claim.claim_id])}
+    queue, touched = Queue(snapshot), []
     for key in sorted(keys):
         old, new = Standing.of(key, before), Standing.of(key, after)
         if old == new:
             continue
-        holders = tuple(row for row in leases(snapshot) if any(slot.limit == key for slot in row.slots))
+        holders = tuple(queue.holders(key))
         asks = {claim_id: demand for claim_id, demands in wanted.items() if (demand := _on(key, demands)) is not None}
-        queue = tuple(row for row in waiters(snapshot) if row.claim.claim_id in asks or key in row.wants)
-        would_count = (row for row in leases(snapshot) if row.claim.claim_id in asks and row not in holders)
+        waiting = tuple(row for row in queue.waiters if row.claim.claim_id in asks or key in row.wants)
+        uncounted = asks.keys() - {row.claim.claim_id for row in holders}
+        would_count = (row for row in queue.leases if row.claim.claim_id in uncounted)
         touched.append(
             Touched(
                 key,
@@ -184,10 +185,10 @@ def touched_limits(
                 new,
                 held=rows[key].held if key in rows else 0,
                 holders=holders,
-                waiters=queue,
-                starting=tuple(row for row in queue if row in starting),
+                waiters=waiting,
+                starting=tuple(row for row in waiting if row.claim.claim_id in starting),
                 impossible=tuple(
-                    row for row in queue if row.claim.claim_id in asks and asks[row.claim.claim_id].impossible
+                    row for row in waiting if row.claim.claim_id in asks and asks[row.claim.claim_id].impossible
                 ),
                 uncounted=tuple(would_count) if new.source is Source.RULE else (),
             )

@@ -24,7 +24,7 @@ from intervals import most_at_once
 from penstock.demo.airflow_host import FINISHED, AirflowHost
 from penstock.demo.processes import HostFailed, free_port
 from penstock.engine import Engine
-from penstock.report import leases, waiters
+from penstock.queue import leases, waiters
 from servers import fresh_database
 from tables import table
 
