@@ -23,12 +23,14 @@ def migrated(given: str, options: Mapping[str, str]) -> ImportedConfiguration:
     """What limits at `given`. `options` as in the hook. Raises ConfigError with every fault."""
     source = find(given)
     ignored: tuple[tuple[str, str], ...] = ()
+    unknown: tuple[Fault, ...] = ()
     if source.form is Form.HELM:
         made = helm.rendered(source)
-        source, ignored = made.source, made.ignored
+        source, ignored, unknown = made.source, made.ignored, made.unknown
     source = replace(source, faults=(*source.faults, *_unknown(source)))
     table = run_tags.read_table(options["tags"]) if "tags" in options else run_tags.TABLE
     found = limits.in_force(checking.parsed(source, os.environ), source, table, os.environ)
+    found.left_out += unknown
     found.left_out += [
         source.fault(why, key) for key, why in counterparts.LIMITS_OF_PLUS.items() if key in source.document
     ]
