@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import stat
 import subprocess
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -227,3 +229,36 @@ def test_a_database_with_other_tables(cli: Cli, source: Path, tmp_path: Path, en
     done = cli("migrate", "dagster", str(source), "--instance-url", str(tmp_path / "penstock.db"))
     assert done.returncode == 1
     assert "no table concurrency_slots: this is not the database of Dagster's event log" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("tables", "says"),
+    [
+        (
+            "CREATE TABLE concurrency_limits (concurrency_key TEXT, cap INTEGER); "
+            "INSERT INTO concurrency_limits VALUES ('database', 2)",
+            "cannot be read: no such column: concurrency_limits.limit",
+        ),
+        (
+            'CREATE TABLE concurrency_limits (concurrency_key TEXT, "limit"); '
+            "INSERT INTO concurrency_limits VALUES ('database', 'two')",
+            "the table concurrency_limits holds 'database' with a limit of 'two', which is no number",
+        ),
+        (
+            'CREATE TABLE concurrency_limits (concurrency_key TEXT, "limit" INTEGER); '
+            "INSERT INTO concurrency_limits VALUES (NULL, 2), ('database', 1)",
+            "the table concurrency_limits holds None with a limit of 2",
+        ),
+        ("", "cannot be read: no such column: concurrency_slots.deleted"),
+    ],
+)
+def test_a_database_whose_tables_are_others(cli: Cli, source: Path, tmp_path: Path, tables: str, says: str) -> None:
+    path, out = tmp_path / "index.db", tmp_path / "penstock.yaml"
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript(f"CREATE TABLE concurrency_slots (concurrency_key TEXT); {tables}")
+    done = cli("migrate", "dagster", str(source), "-o", str(out), "--instance-url", str(path))
+    assert done.returncode == 1
+    assert f"penstock: {source}: --instance-url: " in done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not out.exists()
