@@ -158,9 +158,9 @@ class _Rendering:
             self._ignore(("dagsterDaemon",), "without the daemon no queued run is ever started")
             return
         for name in daemon.keys() - NOT_OF_RUNS:
-            place = ("dagsterDaemon", name)
+            here: Location = ("dagsterDaemon", name)
             message = "no key of the chart that is known here; see whether it bounds runs, and write that by hand"
-            self._unknowns.append(Fault(message, self._line(place), self._source_path(place)))
+            self._unknowns.append(Fault(message, self._line(here), self._source_path(here)))
         self._monitoring()
         for name, key, switch in (
             ("runRetries", "run_retries", "enabled"),
@@ -199,7 +199,7 @@ class _Rendering:
         self._contradictions(place)
         queue = self._taken(place, QUEUE, new)
         self._put(("run_coordinator",), {"module": "dagster", "class": QUEUED}, place)
-        if not any((QUEUE_BY_DEFAULT | values).values()):
+        if not any({**QUEUE_BY_DEFAULT, **values}.values()):
             for name in queue:
                 self._ignore(place, f"the chart renders no {name}, since all values here are 0, false, empty or null")
             return
