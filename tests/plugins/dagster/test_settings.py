@@ -454,3 +454,84 @@ def test_the_table_names_tags_that_the_hosts_set() -> None:
         block = Concurrency.model_validate({"runs": {"tag_concurrency_limits": rules}})
         assert rules
         assert list(unmatched_rules(block)) == []
+
+
+# -- code --------------------------------------------------------------------------------------------------------------
+
+EXECUTOR = """\
+import dagster as dg
+@dg.asset(pool="db", op_tags={"size": "large"})
+def orders(): ...
+four = {"max_concurrent": 4, "tag_concurrency_limits": [
+    {"key": "size", "limit": 1}, {"key": "db", "value": {"applyLimitPerUniqueValue": True}, "limit": 2}]}
+alone = dg.define_asset_job("alone", executor_def=dg.in_process_executor)
+free = dg.define_asset_job("free", executor_def=dg.k8s_job_executor)
+defs = dg.Definitions(assets=[orders], jobs=[alone, free], executor=dg.multiprocess_executor.configured(four))
+"""
+
+
+def within(found: ImportedConfiguration) -> list[dict[str, Any]]:
+    assert found.report is not None
+    rows: Any = found.report.as_json()["definitions"]
+    return [row["within_run"] for row in rows]
+
+
+def test_the_executor_of_all_code_locations_is_written_as_the_limits_within_a_run(
+    migrate: Migrate, tmp_path: Path
+) -> None:
+    code = tmp_path / "code.py"
+    code.write_text(EXECUTOR)
+    found = migrate("", code=str(code))
+    assert found.concurrency["ops"] == {
+        "max_concurrent": 4,
+        "tag_concurrency_limits": [
+            {"key": "size", "limit": 1},
+            {"key": "db", "value": {"applyLimitPerUniqueValue": True}, "limit": 2},
+        ],
+    }
+    assert found.origins["ops.max_concurrent"] == "code.py:8: the executor of Definitions"
+    assert "ops.tag_concurrency_limits[1]" in found.origins
+    assert within(found) == [("4 at once", "size: 1")]
+    assert found.report is not None
+    rows: Any = found.report.as_json()["runs"]
+    lines = {row["name"]: row["airflow"] for row in rows}
+    assert lines["alone"] == "@limited(tag_concurrency_limits=[], max_concurrent=1)"
+    assert lines["free"] == "@limited(max_concurrent=10000, tag_concurrency_limits=[])"
+
+
+@pytest.mark.parametrize(
+    ("text", "says", "bounds"),
+    [
+        (
+            "defs = dg.Definitions(assets=[orders])",
+            "as its machine has CPUs, which no file can say",
+            ("CPU count at once",),
+        ),
+        (
+            "one = dg.Definitions(assets=[orders])\nexecutor = dg.in_process_executor\n"
+            "two = dg.Definitions(executor=executor)",
+            "code locations have different executors, or one that cannot be read",
+            (),
+        ),
+    ],
+)
+def test_an_executor_that_no_file_can_say_is_told_of(
+    migrate: Migrate, tmp_path: Path, text: str, says: str, bounds: tuple[str, ...]
+) -> None:
+    code = tmp_path / "code.py"
+    code.write_text(f"import dagster as dg\n@dg.asset\ndef orders(): ...\n{text}\n")
+    found = migrate("", code=str(code))
+    assert "ops" not in found.concurrency
+    (note,) = [note for note in found.notes if "no `ops` is written" in note]
+    assert says in note
+    assert within(found) == [bounds]
+
+
+def test_an_executor_with_a_limit_that_is_none_here_is_named(migrate: Migrate, tmp_path: Path) -> None:
+    code = tmp_path / "code.py"
+    code.write_text(EXECUTOR.replace('"limit": 1}', '"limit": -1}'))
+    found = migrate("", code=str(code))
+    assert "ops" not in found.concurrency
+    ((fault),) = found.left_out
+    assert fault.path == "code.py:8: the executor of Definitions"
+    assert "write `ops` by hand" in fault.message
