@@ -90,7 +90,10 @@ def _of_slots(connection: Connection) -> list[PoolLimit]:
 @contextlib.contextmanager
 def _connected(given: str) -> Iterator[Connection]:
     """A connection that cannot write."""
-    url = _read_only(given)
+    try:
+        url = _read_only(given)
+    except OSError as error:  # of a path that no file can have
+        raise ConfigError([Fault(f"cannot be read: {error.strerror}")]) from None
     arguments = {"connect_timeout": CONNECT_SECONDS} if url.drivername.startswith("postgresql+psycopg") else {}
     try:
         engine = create_engine(url, poolclass=NullPool, connect_args=arguments)

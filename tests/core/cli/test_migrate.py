@@ -193,6 +193,19 @@ def test_bad_input_is_one_clear_error_and_no_file(cli: Cli, tmp_path: Path, case
     assert [each.name for each in tmp_path.glob("*penstock.yaml*")] == []
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [("nowhere.yaml", "No such file or directory"), ("x" * 5000, "File name too long"), ("/dev/zero", "more than")],
+)
+def test_a_source_that_cannot_be_read(cli: Cli, tmp_path: Path, given: str, says: str) -> None:
+    out = tmp_path / "penstock.yaml"
+    done = cli("migrate", "dagster", given, "-o", str(out))
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"penstock: {given}: ")
+    assert says in done.stderr
+    assert not out.exists()
+
+
 def test_a_byte_order_mark_is_no_fault(cli: Cli, tmp_path: Path) -> None:
     path = tmp_path / "dagster.yaml"
     path.write_bytes(b"\xef\xbb\xbfconcurrency: {runs: {max_concurrent_runs: 3}}\n")
@@ -211,6 +224,7 @@ def test_a_byte_order_mark_is_no_fault(cli: Cli, tmp_path: Path) -> None:
         ),
         ("nonsense://", "nonsense found; Dagster's database is read from SQLite and PostgreSQL"),
         ("://", "not a database URL"),
+        ("x" * 5000, "cannot be read: File name too long"),
     ],
 )
 def test_a_database_that_cannot_be_read(cli: Cli, source: Path, tmp_path: Path, url: str, says: str) -> None:
