@@ -9,32 +9,25 @@ from typing import Any
 
 from penstock.errors import ConfigError, Fault
 from penstock.yaml_lines import Lines, Location, path_of
+from pydantic import BaseModel
 
+from penstock_plugins.dagster import schema
 from penstock_plugins.dagster.source import READ_OF_HELM, Source
 
-POOLS = {
-    "defaultLimit": "default_limit",
-    "granularity": "granularity",
-    "opGranularityRunBuffer": "op_granularity_run_buffer",
-}
-RUNS = {"maxConcurrentRuns": "max_concurrent_runs", "tagConcurrencyLimits": "tag_concurrency_limits"}
-PARTS = {"pools": POOLS, "runs": RUNS}
-QUEUE = {
-    **RUNS,
-    "dequeueIntervalSeconds": "dequeue_interval_seconds",
-    "dequeueUseThreads": "dequeue_use_threads",
-    "dequeueNumWorkers": "dequeue_num_workers",
-    "blockOpConcurrencyLimitedRuns": "block_op_concurrency_limited_runs",
-}
-BLOCKING = {"enabled": "enabled", "opConcurrencySlotBuffer": "op_concurrency_slot_buffer"}
-MONITORING = {
-    "enabled": "enabled",
-    "startTimeoutSeconds": "start_timeout_seconds",
-    "cancelTimeoutSeconds": "cancel_timeout_seconds",
-    "maxResumeRunAttempts": "max_resume_run_attempts",
-    "pollIntervalSeconds": "poll_interval_seconds",
-    "freeSlotsAfterRunEndSeconds": "free_slots_after_run_end_seconds",
-}
+
+def _chart_names(model: type[BaseModel], *but: str) -> Mapping[str, str]:
+    """The chart's name of each of Dagster's keys → that key; `but` are keys that the chart renders nothing for."""
+    return {
+        "".join(part if not index else part.title() for index, part in enumerate(key.split("_"))): key
+        for key in model.model_fields
+        if key not in but
+    }
+
+
+PARTS = {"pools": _chart_names(schema.Pools), "runs": _chart_names(schema.Runs)}
+QUEUE = _chart_names(schema.Queue, "max_user_code_failure_retries", "user_code_failure_retry_delay")
+BLOCKING = _chart_names(schema.Blocking)
+MONITORING = _chart_names(schema.RunMonitoring, "max_runtime_seconds", "cancellation_thread_poll_interval_seconds")
 QUEUED, CUSTOM = "QueuedRunCoordinator", "CustomRunCoordinator"
 QUEUE_BY_DEFAULT: Mapping[str, Any] = {"dequeueUseThreads": True, "dequeueNumWorkers": 4}
 """The chart's own values: it renders a queue's config as soon as one value is neither null nor empty, so it does."""
