@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 from penstock.config import Concurrency
 from penstock.forecast import Resolve, may_start
@@ -127,6 +128,28 @@ class Touched:
         }
 
 
+def touches(change: Change, touched: Touched) -> bool:
+    """Whether a limit that changes does so by this change."""
+    path, kind = change.path.removeprefix("concurrency."), limit_kind(touched.key)
+    before, after = touched.before, touched.after
+    if path == "pools.default_limit":
+        return Source.DEFAULT in (before.source, after.source)
+    if path == "pools.granularity":
+        return before.granularity != after.granularity
+    if path.startswith("pools.limits."):
+        return touched.key == f"pool:{path.removeprefix('pools.limits.').rpartition('.')[0]}"
+    if path == "runs.max_concurrent_runs":
+        return kind is LimitKind.RUNS
+    if path == "ops.max_concurrent":
+        return kind is LimitKind.RUN_OPS
+    for block, of, parts in (("runs", LimitKind.RUN_TAG, 1), ("ops", LimitKind.RUN_OP_TAG, 2)):
+        if kind is of and path.startswith(f"{block}.tag_concurrency_limits["):
+            rule = unquote(path.partition("[")[2].removesuffix("]"))
+            limited = unquote(touched.key.split(":", parts)[parts])
+            return limited == rule or (rule.endswith("=*") and limited.startswith(f"{rule}:"))
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """From the configuration in force as `version` to `after`. `kept` pools stay though the file does not name them."""
@@ -136,6 +159,11 @@ class Plan:
     changes: tuple[Change, ...]
     touched: tuple[Touched, ...]
     kept: Mapping[str, int]
+
+    @property
+    def idle(self) -> tuple[Change, ...]:
+        """The changes that concern nobody now: no limit that exists changes by them."""
+        return tuple(change for change in self.changes if not any(touches(change, each) for each in self.touched))
 
     def as_dict(self) -> dict[str, Any]:
         """As plain JSON values: `penstock plan --json`."""
