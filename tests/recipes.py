@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from click.testing import CliRunner
 from configuring import configure
 from intervals import Interval, most_at_once
-from pages_read import ROOT
+from pages_read import ROOT, blocks
+from penstock.cli import penstock
 from penstock.engine import Engine
 
+PAGE = ROOT / "core" / "docs" / "recipes.md"
 CONFIGURATIONS = ROOT / "core" / "docs" / "recipes"
 AT_WORK = Path(__file__).parent / "at_work"
 Tags = Mapping[str, str]
@@ -127,8 +130,11 @@ RECIPES = [
         waiting={"pool:reports": 1, "runs": 1},
     ),
 ]
+SIDE_BY_SIDE = ["pools", "pool_of_runs", "within_run", "op_tags", "run_tags", "pool_each"]
+"""Those whose configurations can be one; the limits of the others are those of everything that runs."""
 NAMED = {recipe.name: recipe for recipe in RECIPES}
-"""But for `only_one`, in which nobody waits."""
+"""But for this one, in which nobody waits."""
+ONLY_ONE = "only_one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +151,8 @@ class Note:
 class Workshop:
     """The folder in which the recipes' tasks note their work, beside the store whose limits they are under."""
 
-    def __init__(self, folder: Path, engine: Engine) -> None:
-        self.folder, self.engine = folder, engine
+    def __init__(self, folder: Path, engine: Engine, store_url: str) -> None:
+        self.folder, self.engine, self.store_url = folder, engine, store_url
 
     def configure(self, *names: str) -> None:
         """Put the configurations of these recipes in force, as one."""
@@ -215,8 +221,9 @@ def run_together(
     recipes: Sequence[Recipe],
     start: Callable[[Recipe, int, Tags], None],
     wait_for: Callable[[str, Callable[[], bool]], None],
+    when_full: Callable[[Recipe], None] = lambda _: None,
 ) -> None:
-    """Run these side by side, each until it is full, and then to its end. `start` starts its run of that number."""
+    """Run these side by side, each until it is full, and then on to its end. `start` starts its run of that number."""
     for recipe in recipes:
         workshop.hold(recipe.script)
         for number, tags in enumerate(recipe.runs):
@@ -227,11 +234,25 @@ def run_together(
 
     def each_was_full() -> bool:
         for recipe in [recipe for recipe in held if workshop.is_full(recipe)]:
+            when_full(recipe)
             workshop.let_go(recipe.script)
             held.remove(recipe)
         return not held
 
     wait_for(f"each is full: {[recipe.name for recipe in recipes]}", each_was_full)
+
+
+def ops_on_the_page(host: str) -> list[str]:
+    """The lines that the page shows of `penstock pools ops`, of one host's ops."""
+    lines = [line for block in blocks(PAGE, "text") for line in block.splitlines()]
+    return [" ".join(line.split()) for line in lines if line.startswith(f"{host}/prod ")]
+
+
+def ops_shown(workshop: Workshop, host: str, deployment: str) -> list[str]:
+    """What `penstock pools ops` prints of the ops in `pool_each`, as of an installation that is called `prod`."""
+    shown = CliRunner().invoke(penstock, ["--store", workshop.store_url, "pools", "ops"], standalone_mode=False).stdout
+    lines = [" ".join(line.split()) for line in shown.splitlines() if re.search("pool[-_]each", line)]
+    return [line.replace(f"/{deployment}", "/prod") for line in lines if line.startswith(host)]
 
 
 def _interval(note: Note) -> Interval:

@@ -10,17 +10,29 @@ import penstock
 import pytest
 from penstock.demo.prefect_host import PrefectHost
 from prefect_runs import succeed
-from recipes import AT_WORK, NAMED, ROOT, Recipe, Tags, Workshop, check, run_together
+from recipes import (
+    AT_WORK,
+    NAMED,
+    ONLY_ONE,
+    ROOT,
+    SIDE_BY_SIDE,
+    Recipe,
+    Tags,
+    Workshop,
+    check,
+    ops_on_the_page,
+    ops_shown,
+    run_together,
+)
 
 FLOWS = ROOT / "prefect_integration" / "recipes"
-SIDE_BY_SIDE = ["pools", "pool_of_runs", "within_run", "op_tags", "run_tags", "pool_each"]
-"""Those whose configurations can be one; the limits of the others are those of everything that runs."""
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture
 def workshop(host: PrefectHost, tmp_path: Path) -> Iterator[Workshop]:
     with penstock.connect(host.store_url) as engine:
-        yield Workshop(tmp_path, engine)
+        yield Workshop(tmp_path, engine, host.store_url or "")
 
 
 def start(host: PrefectHost, workshop: Workshop, script: str, name: str, *tags: str) -> subprocess.Popen[bytes]:
@@ -28,15 +40,16 @@ def start(host: PrefectHost, workshop: Workshop, script: str, name: str, *tags: 
         "PYTHONPATH": str(AT_WORK),
         "INTERVALS_FOLDER": str(workshop.folder),
         "RECIPE": script,
-        "PREFECT_INTEGRATIONS_PENSTOCK_POOL_PER_OP": "*",
     }
+    if script == "pool_each":
+        settings["PREFECT_INTEGRATIONS_PENSTOCK_POOL_PER_OP"] = "*"
     return host.run_flow(name, FLOWS / f"{script}.py", *tags, settings=settings)
 
 
-@pytest.mark.parametrize("names", [SIDE_BY_SIDE, ["run_total"], ["combined"]], ids=["side by side", "total", "combined"])
-def test_never_more_together_than_the_recipe_says(
-    host: PrefectHost, workshop: Workshop, names: list[str]
+def run(
+    host: PrefectHost, workshop: Workshop, *names: str, when_full: Callable[[Recipe], None] = lambda _: None
 ) -> None:
+    """Run these side by side to their ends, and check what each says."""
     workshop.configure(*[named for name in names if (named := NAMED[name].configuration)])
     children: list[subprocess.Popen[bytes]] = []
 
@@ -45,11 +58,60 @@ def test_never_more_together_than_the_recipe_says(
         children.append(start(host, workshop, recipe.script, f"{recipe.name}-{number}", *given))
 
     def wait_for(what: str, condition: Callable[[], bool]) -> None:
-        host.wait_for(what, condition, seconds=120)
+        host.wait_for(what, condition, seconds=180)
 
     recipes = [NAMED[name] for name in names]
-    run_together(workshop, recipes, start_one, wait_for)
-    succeed(host, *children)
+    try:
+        run_together(workshop, recipes, start_one, wait_for, when_full)
+        succeed(host, *children, seconds=180)
+    finally:
+        for child in children:
+            child.kill()  # those of a test that fails hold what others need
     assert workshop.nothing_left()
     for recipe in recipes:
         check(recipe, workshop.notes(recipe.script))
+
+
+def test_recipes_side_by_side(host: PrefectHost, workshop: Workshop) -> None:
+    run(host, workshop, *SIDE_BY_SIDE)
+    assert ops_shown(workshop, "prefect", "prefect-test") == ops_on_the_page("prefect")
+
+
+def test_the_run_total_and_what_those_who_wait_look_like(host: PrefectHost, workshop: Workshop) -> None:
+    """A flow run that waits in its process is Running; what it waits for is in its log."""
+    known = {flow_run["id"] for flow_run in host.flow_runs()}
+
+    def runs_are_running_and_say_what_they_wait_for(recipe: Recipe) -> None:
+        assert recipe.name == "run_total"
+
+        def so_it_is() -> bool:
+            runs = [flow_run for flow_run in host.flow_runs() if flow_run["id"] not in known]
+            waits = [
+                line for one in runs for line in host.run_logs(one["id"]) if line.startswith("Waiting for slots: ")
+            ]
+            return [one["state_name"] for one in runs] == ["Running"] * 4 and len(waits) >= 2
+
+        host.wait_for("runs are running and say what they wait for", so_it_is, seconds=60)
+
+    run(host, workshop, "run_total", when_full=runs_are_running_and_say_what_they_wait_for)
+
+
+def test_limits_of_three_kinds_combined(host: PrefectHost, workshop: Workshop) -> None:
+    run(host, workshop, "combined")
+
+
+def test_a_run_is_skipped_while_another_goes_on(host: PrefectHost, workshop: Workshop) -> None:
+    workshop.configure(ONLY_ONE)
+    workshop.hold(ONLY_ONE)
+    known = {flow_run["id"] for flow_run in host.flow_runs()}
+    first = start(host, workshop, ONLY_ONE, "first")
+    host.wait_for("it is at work", lambda: workshop.is_at_work(ONLY_ONE), seconds=60)
+    succeed(host, start(host, workshop, ONLY_ONE, "second"))
+    assert workshop.is_at_work(ONLY_ONE), "they overlapped"
+    skipped = [run["state"] for run in host.flow_runs() if run["id"] not in known and run["state_name"] == "Skipped"]
+    assert [state["type"] for state in skipped] == ["COMPLETED"]
+    assert skipped[0]["message"].startswith("my_job: 1 of 1 held by prefect/prefect-test only-one/")
+    workshop.let_go(ONLY_ONE)
+    succeed(host, first)
+    assert len(workshop.notes(ONLY_ONE)) == 1
+    assert workshop.nothing_left()
