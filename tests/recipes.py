@@ -17,11 +17,11 @@ import yaml
 from click.testing import CliRunner
 from configuring import configure
 from intervals import Interval, most_at_once
-from pages_read import ROOT, blocks
+from pages import EXIT, shell
+from pages_read import BLOCK, COMING, RECIPES, ROOT, blocks
 from penstock.cli import penstock
 from penstock.engine import Engine
 
-PAGE = ROOT / "core" / "docs" / "recipes.md"
 CONFIGURATIONS = ROOT / "core" / "docs" / "recipes"
 AT_WORK = Path(__file__).parent / "at_work"
 Tags = Mapping[str, str]
@@ -50,7 +50,7 @@ class Recipe:
 
 
 NO_TAGS: Tags = {}
-RECIPES = [
+ALL = [
     Recipe(
         name="pools",
         script="pools",
@@ -127,14 +127,51 @@ RECIPES = [
         together={"report": 3},
         in_a_run={"report": 2},
         runs_together={"report": 2},
-        waiting={"pool:reports": 1, "runs": 1},
+        waiting={"pool:reports|run_ops:.*": 1, "runs": 1},
     ),
 ]
-SIDE_BY_SIDE = ["pools", "pool_of_runs", "within_run", "op_tags", "run_tags", "pool_each"]
-"""Those whose configurations can be one; the limits of the others are those of everything that runs."""
-NAMED = {recipe.name: recipe for recipe in RECIPES}
-"""But for this one, in which nobody waits."""
+NAMED = {recipe.name: recipe for recipe in ALL}
+RUN_TOTAL, COMBINED = NAMED["run_total"], NAMED["combined"]
+SIDE_BY_SIDE = [recipe for recipe in ALL if recipe not in (RUN_TOTAL, COMBINED)]
+"""Those whose configurations can be one; the limits of the two others are those of everything that runs."""
 ONLY_ONE = "only_one"
+"""One more, in which nobody waits."""
+FROM_DAGSTER = [
+    Recipe(
+        name="from_dagster_pool",
+        script="combined",
+        configuration=None,
+        runs=[NO_TAGS],
+        works=3,
+        together={"report": 2},
+        waiting={"pool:reports": 1},
+    ),
+    Recipe(
+        name="from_dagster_team",
+        script="run_queue",
+        configuration=None,
+        runs=[{"team": "ml"}] * 4,
+        works=4,
+        together={"team:ml": 3},
+        waiting={r"run_tag:team=\*:ml": 1},
+    ),
+]
+"""What the dagster.yaml on the page for those who come from Dagster lets in, when its steps have been gone."""
+
+
+def go_the_way_from_dagster(folder: Path, store_url: str) -> None:
+    """The commands of that page's steps, as they stand there, on this store."""
+    (folder / "dagster.yaml").write_text(blocks(COMING, "yaml")[0])
+    steps = COMING.read_text().partition("## In an afternoon")[2].partition("\n## ")[0]
+    commands = [line for kind, block in BLOCK.findall(steps) if kind == "console" for line in block.splitlines()]
+    assert len(commands) == 6
+    with shell(folder) as terminal:
+        for command in commands:
+            if command.startswith("export PENSTOCK_STORE_URL="):
+                terminal.environment["PENSTOCK_STORE_URL"] = store_url
+            else:
+                printed = terminal.run(command + EXIT)
+                assert printed[-1] == "exit 0", printed
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +191,12 @@ class Workshop:
     def __init__(self, folder: Path, engine: Engine, store_url: str) -> None:
         self.folder, self.engine, self.store_url = folder, engine, store_url
 
-    def configure(self, *names: str) -> None:
-        """Put the configurations of these recipes in force, as one."""
+    def configure(self, *recipes: Recipe) -> None:
+        """Put the configurations of these in force, as one."""
+        self.put_in_force(*(recipe.configuration for recipe in recipes if recipe.configuration is not None))
+
+    def put_in_force(self, *names: str) -> None:
+        """As `configure`, by the names of their files."""
         merged: dict[str, Any] = {}
         for name in names:
             _merge(merged, yaml.safe_load((CONFIGURATIONS / f"{name}.yaml").read_text())["concurrency"])
@@ -244,7 +285,7 @@ def run_together(
 
 def ops_on_the_page(host: str) -> list[str]:
     """The lines that the page shows of `penstock pools ops`, of one host's ops."""
-    lines = [line for block in blocks(PAGE, "text") for line in block.splitlines()]
+    lines = [line for block in blocks(RECIPES, "text") for line in block.splitlines()]
     return [" ".join(line.split()) for line in lines if line.startswith(f"{host}/prod ")]
 
 

@@ -7,12 +7,16 @@ from work import work
 
 @dag(schedule=None)
 def combined():
+    @task
+    def parts():
+        return [1, 2, 3]
+
     @limited("reports")
     @task
     def report(part):
         work("report")
 
-    report.expand(part=[1, 2, 3])
+    report.expand(part=parts())
 
 
 combined()

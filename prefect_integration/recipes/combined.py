@@ -5,6 +5,11 @@ from prefect import flow, task
 from work import work
 
 
+@task
+def parts():
+    return [1, 2, 3]
+
+
 @limited("reports")
 @task
 def report(part):
@@ -14,7 +19,7 @@ def report(part):
 @limited
 @flow
 def combined():
-    for future in report.map([1, 2, 3]):
+    for future in report.map(parts()):
         future.result()
 
 

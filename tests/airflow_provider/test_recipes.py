@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from penstock.demo.airflow_host import AirflowHost
 from penstock.engine import Engine
 from recipes import (
-    NAMED,
+    COMBINED,
+    FROM_DAGSTER,
     ONLY_ONE,
+    RUN_TOTAL,
     SIDE_BY_SIDE,
     Recipe,
     Tags,
     Workshop,
     check,
+    go_the_way_from_dagster,
     ops_on_the_page,
     ops_shown,
     run_together,
@@ -35,10 +38,12 @@ def workshop(started_host: AirflowHost, engine: Engine, store_url: str, interval
 
 
 def run(
-    host: AirflowHost, workshop: Workshop, *names: str, when_full: Callable[[Recipe], None] = lambda _: None
+    host: AirflowHost,
+    workshop: Workshop,
+    recipes: Sequence[Recipe],
+    when_full: Callable[[Recipe], None] = lambda _: None,
 ) -> None:
     """Run these side by side to their ends, and check what each says."""
-    workshop.configure(*[named for name in names if (named := NAMED[name].configuration)])
 
     def start(recipe: Recipe, number: int, tags: Tags) -> None:
         host.trigger(recipe.script, f"{recipe.name}_{number}", tags)
@@ -46,7 +51,6 @@ def run(
     def wait_for(what: str, condition: Callable[[], bool]) -> None:
         host.processes.wait_for(what, condition, seconds=240)
 
-    recipes = [NAMED[name] for name in names]
     try:
         run_together(workshop, recipes, start, wait_for, when_full)
         for recipe in recipes:
@@ -61,7 +65,8 @@ def run(
 
 
 def test_recipes_side_by_side(started_host: AirflowHost, workshop: Workshop) -> None:
-    run(started_host, workshop, *SIDE_BY_SIDE)
+    workshop.configure(*SIDE_BY_SIDE)
+    run(started_host, workshop, SIDE_BY_SIDE)
     assert ops_shown(workshop, "airflow", "tests") == ops_on_the_page("airflow")
 
 
@@ -77,15 +82,24 @@ def test_the_run_total_and_what_those_who_wait_look_like(started_host: AirflowHo
 
         started_host.processes.wait_for("runs are running, tasks deferred", so_it_is, seconds=60)
 
-    run(started_host, workshop, "run_total", when_full=runs_are_running_and_tasks_deferred)
+    workshop.configure(RUN_TOTAL)
+    run(started_host, workshop, [RUN_TOTAL], when_full=runs_are_running_and_tasks_deferred)
 
 
 def test_limits_of_three_kinds_combined(started_host: AirflowHost, workshop: Workshop) -> None:
-    run(started_host, workshop, "combined")
+    workshop.configure(COMBINED)
+    run(started_host, workshop, [COMBINED])
+
+
+def test_the_steps_from_dagster_bring_its_limits(
+    started_host: AirflowHost, workshop: Workshop, store_url: str, tmp_path: Path
+) -> None:
+    go_the_way_from_dagster(tmp_path, store_url)
+    run(started_host, workshop, FROM_DAGSTER)
 
 
 def test_a_run_is_skipped_while_another_goes_on(started_host: AirflowHost, workshop: Workshop) -> None:
-    workshop.configure(ONLY_ONE)
+    workshop.put_in_force("only_one")
     workshop.hold(ONLY_ONE)
     started_host.trigger(ONLY_ONE, "first")
     started_host.processes.wait_for("it is at work", lambda: workshop.is_at_work(ONLY_ONE), seconds=60)

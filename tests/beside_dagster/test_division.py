@@ -1,4 +1,4 @@
-"""While Dagster still runs: the page's table of days walked with a real Dagster, and its op that takes slots of ours."""
+"""While Dagster still runs: the page's table of days walked with a real Dagster, and its op that takes our slots."""
 
 from __future__ import annotations
 

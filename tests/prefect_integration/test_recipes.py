@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import penstock
@@ -12,14 +12,17 @@ from penstock.demo.prefect_host import PrefectHost
 from prefect_runs import succeed
 from recipes import (
     AT_WORK,
-    NAMED,
+    COMBINED,
+    FROM_DAGSTER,
     ONLY_ONE,
     ROOT,
+    RUN_TOTAL,
     SIDE_BY_SIDE,
     Recipe,
     Tags,
     Workshop,
     check,
+    go_the_way_from_dagster,
     ops_on_the_page,
     ops_shown,
     run_together,
@@ -47,10 +50,12 @@ def start(host: PrefectHost, workshop: Workshop, script: str, name: str, *tags: 
 
 
 def run(
-    host: PrefectHost, workshop: Workshop, *names: str, when_full: Callable[[Recipe], None] = lambda _: None
+    host: PrefectHost,
+    workshop: Workshop,
+    recipes: Sequence[Recipe],
+    when_full: Callable[[Recipe], None] = lambda _: None,
 ) -> None:
     """Run these side by side to their ends, and check what each says."""
-    workshop.configure(*[named for name in names if (named := NAMED[name].configuration)])
     children: list[subprocess.Popen[bytes]] = []
 
     def start_one(recipe: Recipe, number: int, tags: Tags) -> None:
@@ -60,7 +65,6 @@ def run(
     def wait_for(what: str, condition: Callable[[], bool]) -> None:
         host.wait_for(what, condition, seconds=180)
 
-    recipes = [NAMED[name] for name in names]
     try:
         run_together(workshop, recipes, start_one, wait_for, when_full)
         succeed(host, *children, seconds=180)
@@ -73,7 +77,8 @@ def run(
 
 
 def test_recipes_side_by_side(host: PrefectHost, workshop: Workshop) -> None:
-    run(host, workshop, *SIDE_BY_SIDE)
+    workshop.configure(*SIDE_BY_SIDE)
+    run(host, workshop, SIDE_BY_SIDE)
     assert ops_shown(workshop, "prefect", "prefect-test") == ops_on_the_page("prefect")
 
 
@@ -93,15 +98,23 @@ def test_the_run_total_and_what_those_who_wait_look_like(host: PrefectHost, work
 
         host.wait_for("runs are running and say what they wait for", so_it_is, seconds=60)
 
-    run(host, workshop, "run_total", when_full=runs_are_running_and_say_what_they_wait_for)
+    workshop.configure(RUN_TOTAL)
+    run(host, workshop, [RUN_TOTAL], when_full=runs_are_running_and_say_what_they_wait_for)
 
 
 def test_limits_of_three_kinds_combined(host: PrefectHost, workshop: Workshop) -> None:
-    run(host, workshop, "combined")
+    workshop.configure(COMBINED)
+    run(host, workshop, [COMBINED])
+
+
+def test_the_steps_from_dagster_bring_its_limits(host: PrefectHost, workshop: Workshop, tmp_path: Path) -> None:
+    assert host.store_url is not None
+    go_the_way_from_dagster(tmp_path, host.store_url)
+    run(host, workshop, FROM_DAGSTER)
 
 
 def test_a_run_is_skipped_while_another_goes_on(host: PrefectHost, workshop: Workshop) -> None:
-    workshop.configure(ONLY_ONE)
+    workshop.put_in_force("only_one")
     workshop.hold(ONLY_ONE)
     known = {flow_run["id"] for flow_run in host.flow_runs()}
     first = start(host, workshop, ONLY_ONE, "first")
