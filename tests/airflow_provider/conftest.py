@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import pytest
 from airflow_recorded import forget_intervals, recorded
-from airflow_tests_settings import CELERY, DAGS, SETTINGS, limits_are
+from airflow_tests_settings import CELERY, DAGS, RECIPES, SETTINGS, WITH_RECIPES, limits_are
 from airflow_trace import Trace
 from penstock import connect
 from penstock.demo.airflow_host import AirflowHost
@@ -113,7 +113,11 @@ def started_host(
 
     A scheduler that is killed may leave a transaction open: its connection lives on in the workers that it had forked,
     and the next scheduler enqueues nothing as long as the locks of that one are held.
+    The one whose store is an SQLite file has the recipes, too: other tests leave it more time.
     """
+    dag_ids, settings = DAG_IDS, SETTINGS | CELERY | {"INTERVALS_FOLDER": str(intervals_folder)}
+    if make_url(store_url).host is None:
+        dag_ids, settings = [*DAG_IDS, *(path.stem for path in RECIPES.glob("*.py"))], settings | WITH_RECIPES
     if store_proxy is not None:
         proxied = make_url(store_url).set(host="127.0.0.1", port=store_proxy.port)
         store_url = proxied.render_as_string(hide_password=False)
@@ -126,11 +130,11 @@ def started_host(
             store_url=store_url,
             deployment="tests",
             metadata_url=metadata_url,
-            environment=SETTINGS | CELERY | {"INTERVALS_FOLDER": str(intervals_folder)},
+            environment=settings,
         ) as host,
     ):
         end_idle_transactions(metadata_url)
-        host.start(DAG_IDS)
+        host.start(dag_ids)
         if CELERY:
             host.processes.start("celery-worker", [Path(sys.executable).with_name("airflow"), "celery", "worker"])
         for pool in ("api", "database", "narrow"):
