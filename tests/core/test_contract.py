@@ -307,6 +307,24 @@ def test_a_lease_is_handed_over_with_new_epochs(new_engine: NewEngine, configure
     assert held(one, "pool:a") == 0
 
 
+def test_a_runs_lease_is_left_for_another_process_by_the_last_that_holds_it(
+    new_engine: NewEngine, configure: Configure
+) -> None:
+    configure(runs={"max_concurrent_runs": 1})
+    one, two, three = new_engine(), new_engine(), new_engine()
+    leases = [engine.acquire(engine.run_claim("r")) for engine in (one, two)]
+    with pytest.raises(LeaseLost):
+        leases[0].hand_over(seconds=60)
+    leases[1].release()
+    leases[0].hand_over(seconds=60)
+    one.close()
+    assert held(two, "runs") == 1
+    adopted = three.acquire(three.run_claim("r"))
+    assert adopted.claim_id == leases[0].claim_id
+    adopted.release()
+    assert held(two, "runs") == 0
+
+
 def test_a_waiter_handed_over_keeps_its_place(new_engine: NewEngine, configure: Configure) -> None:
     configure(pools={"limits": {"a": 1}})
     task, trigger, rival = new_engine(), new_engine(), new_engine()

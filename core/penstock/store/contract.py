@@ -334,7 +334,7 @@ class Store(Protocol):
     def hand_over(
         self, claim_id: str, session_id: str, *, ticket_seconds: float, eligible_after_seconds: float = 0.0
     ) -> bool:
-        """Turn a session's claim, not a run's, into a ticket for another process to adopt. False if it was not its."""
+        """Turn a session's claim into a ticket for another process to adopt. False if it was not its alone."""
 
     def release(self, claim_id: str, session_id: str | None) -> bool:
         """Give a claim up, held or waiting; a run's ends with its last member. False if it was not this session's."""

@@ -201,9 +201,12 @@ class MemoryStore(Rows):
     ) -> bool:
         with self._lock:
             entry = self._claims.get(claim_id)
-            if entry is None or entry.claim.kind is ClaimKind.RUN or session_id not in entry.sessions:
+            if entry is None or session_id not in entry.sessions or entry.liveness is Liveness.PARENT:
                 return False
-            if entry.liveness is Liveness.PARENT:
+            if entry.claim.kind is ClaimKind.RUN and (entry.liveness, entry.sessions) != (
+                Liveness.SESSION,
+                {session_id},
+            ):
                 return False
             entry.sessions.discard(session_id)
             entry.liveness = Liveness.TICKET

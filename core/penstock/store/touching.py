@@ -132,14 +132,15 @@ def leave(connection: Connection, row: t.StoredRow, session_id: str | None) -> b
 
 
 def hand_over(connection: Connection, row: t.StoredRow, session_id: str) -> bool:
-    """As `leave`, of a claim that goes on without a session: an op's, or a late pool that its run still waits for."""
-    if row.kind == ClaimKind.RUN.value:
-        return False
+    """As `leave`, of a claim that goes on without a session: an op's, a late pool that its run still waits for, or a
+    run's that no other session holds beside this one.
+    """
     if row.kind == ClaimKind.OP.value:
         return leave(connection, row, session_id)
-    mine = (t.member.c.claim_id == row.id) & (t.member.c.session_id == session_id)
-    was_member = connection.execute(select(t.member).where(mine)).first() is not None
-    return was_member and leave(connection, row, session_id)
+    members = connection.scalars(select(t.member.c.session_id).where(t.member.c.claim_id == row.id)).all()
+    if row.kind == ClaimKind.RUN.value and (row.liveness != Liveness.SESSION.value or len(members) > 1):
+        return False
+    return session_id in members and leave(connection, row, session_id)
 
 
 def is_ticket(row: t.StoredRow) -> bool:
