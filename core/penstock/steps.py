@@ -260,7 +260,8 @@ class Steps:
             return
         session_id = None if self.ticket else self._engine.session_id()
         try:
-            self._engine.store.release(self.claim_id, session_id)
+            # What another holds by now, this one has only waited for: all tasks of a run wait for its one claim.
+            self._engine.store.release(self.claim_id, session_id, unless_held=self.ticket)
         finally:
             # Should that have failed, the next beat ends what nobody answers for.
             self._engine.leases.forget(self.claim_id)

@@ -336,8 +336,11 @@ class Store(Protocol):
     ) -> bool:
         """Turn a session's claim into a ticket for another process to adopt. False if it was not its alone."""
 
-    def release(self, claim_id: str, session_id: str | None) -> bool:
-        """Give a claim up, held or waiting; a run's ends with its last member. False if it was not this session's."""
+    def release(self, claim_id: str, session_id: str | None, *, unless_held: bool = False) -> bool:
+        """Give a claim up, held or waiting; a run's ends with its last member. False if it was not this session's.
+
+        `unless_held`: one that is held stays; several may wait for a run's, and one of them gives up.
+        """
 
     def end(self, claim_id: str, *, reason: str, expires_at: int | None = None) -> bool:
         """End a claim whoever holds it. False if it had ended before.

@@ -214,7 +214,7 @@ class MemoryStore(Rows):
             entry.eligible_at = max(entry.eligible_at, self._now() + us(eligible_after_seconds))
             return True
 
-    def release(self, claim_id: str, session_id: str | None) -> bool:
+    def release(self, claim_id: str, session_id: str | None, *, unless_held: bool = False) -> bool:
         with self._lock:
             entry = self._claims.get(claim_id)
             if entry is None:
@@ -223,6 +223,8 @@ class MemoryStore(Rows):
                 entry.state, entry.ended_at = ClaimState.ENDED, self._now()
                 return False
             if entry.state is ClaimState.ENDED or entry.liveness is Liveness.PARENT:
+                return False
+            if unless_held and entry.state is ClaimState.HELD:
                 return False
             if entry.claim.kind is ClaimKind.OP and entry.sessions != ({session_id} - {None}):
                 return False  # another's by now, or handed over

@@ -237,8 +237,8 @@ class SqlStore(Configured):
             return True
 
     @again_if_cut_off
-    def release(self, cut_off: bool, claim_id: str, session_id: str | None) -> bool:
-        if session_id is not None:
+    def release(self, cut_off: bool, claim_id: str, session_id: str | None, *, unless_held: bool = False) -> bool:
+        if session_id is not None and not unless_held:
             with self.cursor() as cursor:
                 done, found = self.dialect.release(cursor, claim_id, session_id, shift=self.clock_shift)
             if found:
@@ -253,6 +253,8 @@ class SqlStore(Configured):
                 row = admission.claim_row(tx.connection, claim_id, lock=True)
             if row.state == ClaimState.ENDED.value:
                 return cut_off and row.outcome != Event.EXPIRED.value
+            if unless_held and row.state == ClaimState.HELD.value:
+                return False
             if not touching.leave(tx.connection, row, session_id):
                 return False
             if not touching.is_last(tx.connection, row):
