@@ -20,6 +20,7 @@ from penstock.engine import Engine
 from penstock.store.sql import SqlStore
 from proxy import TcpProxy
 from servers import fresh_database, missing
+from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 
 AUTHORS_DAG_IDS = ["blocked", "exclusive", "in_rooms", "of_a_team_1", "of_a_team_2", "own_pools", "said_of_tasks"]
@@ -110,6 +111,8 @@ def started_host(
 ) -> Iterator[AirflowHost]:
     """Airflow on a metadata database of its own, on PostgreSQL as in production.
 
+    A scheduler that is killed may leave a transaction open: its connection lives on in the workers that it had forked,
+    and the next scheduler enqueues nothing as long as the locks of that one are held.
     The one whose store is an SQLite file has the recipes, too: other tests leave it more time.
     """
     dag_ids, settings = DAG_IDS, SETTINGS | CELERY | {"INTERVALS_FOLDER": str(intervals_folder)}
@@ -130,12 +133,22 @@ def started_host(
             environment=settings,
         ) as host,
     ):
+        end_idle_transactions(metadata_url)
         host.start(dag_ids)
         if CELERY:
             host.processes.start("celery-worker", [Path(sys.executable).with_name("airflow"), "celery", "worker"])
         for pool in ("api", "database", "narrow"):
             host.create_pool(pool, 16)  # wide: it is Penstock that limits
         yield host
+
+
+def end_idle_transactions(url: str) -> None:
+    """Have this PostgreSQL database end each connection whose transaction idles for 20 s."""
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        name = make_url(url).database
+        connection.execute(text(f"ALTER DATABASE {name} SET idle_in_transaction_session_timeout = '20s'"))
+    engine.dispose()
 
 
 @pytest.fixture(scope="session")

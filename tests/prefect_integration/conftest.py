@@ -22,6 +22,7 @@ from sqlalchemy.engine import make_url
 
 TTL_SECONDS = 6
 WORKER_TTL_SECONDS = 5
+SECRET = "of the server"  # what the server on PostgreSQL asks of all, behind a user's name
 
 if importlib.util.find_spec("prefect") is None:
     collect_ignore_glob = ["test_[!e]*.py"]  # test_environment.py says so
@@ -44,6 +45,7 @@ def database_host(postgresql_url: str, tmp_path_factory: pytest.TempPathFactory)
     home = tmp_path_factory.mktemp("prefect_database")
     settings = {
         "PREFECT_INTEGRATIONS_PENSTOCK_SESSION_TTL_SECONDS": str(WORKER_TTL_SECONDS),
+        "PREFECT_INTEGRATIONS_PENSTOCK_HOLD_WHILE_SUSPENDED": "live_suspended_*",
         "PREFECT_WORKER_QUERY_SECONDS": "1",
     }
     with fresh_database(postgresql_url) as url, fresh_database(postgresql_url) as store_url:
@@ -52,7 +54,13 @@ def database_host(postgresql_url: str, tmp_path_factory: pytest.TempPathFactory)
         store.close()
         data_url = make_url(url).set(drivername="postgresql+asyncpg").render_as_string(hide_password=False)
         host = PrefectHost(
-            Path(sys.executable).parent, home, store_url, "database", settings=settings, database_url=data_url
+            Path(sys.executable).parent,
+            home,
+            store_url,
+            "database",
+            settings=settings,
+            database_url=data_url,
+            auth=f"admin:{SECRET}",
         )
         with host:
             host.start(seconds=240)
@@ -71,6 +79,17 @@ def work_pool(database_host: PrefectHost) -> str:
 def engine(host: PrefectHost) -> Iterator[Engine]:
     """An engine of the test's own on the host's store."""
     with penstock.connect(host.store_url) as engine:
+        yield engine
+
+
+@pytest.fixture
+def local_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    """A store with one slot in `single` and two in `database`, which the integration uses too. No server here."""
+    url = f"sqlite:///{tmp_path / 'penstock.db'}"
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_PENSTOCK_STORE_URL", url)
+    with penstock.connect(url) as engine:
+        block = {"pools": {"limits": {"single": 1, "database": 2}}}
+        changes.apply(engine, Concurrency.model_validate(block), expected_version=0)
         yield engine
 
 
@@ -114,3 +133,19 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         if report.failed and isinstance(host, PrefectHost):
             report.sections.append(("Prefect's logs", host.logs()))
     return report
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tests of one server go to one worker of pytest-xdist: no server is started twice, and limits are one test's."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByServer(LoadScopeScheduling):
+        """A file's tests use the server that it names, or none."""
+
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            source = (config.rootpath / file).read_text()
+            return next((fixture for fixture in ("database_host", "PrefectHost") if fixture in source), file)
+
+    return ByServer(config, log)

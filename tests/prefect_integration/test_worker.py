@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -185,6 +188,20 @@ def test_another_worker_class_whose_runs_know_nothing_of_penstock(
     runs.tell_to_end("detached")
     runs.wait_for_end(run_id)
     free(engine, database_host, seconds=30)  # the other workers ask the API
+
+
+def test_a_server_that_asks_who_one_is_refuses_strangers_and_no_log_tells_the_secret(
+    runs: Runs, database_host: PrefectHost
+) -> None:
+    """All that these tests and test_liveness.py do is done at such a server."""
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(f"{database_host.api_url}/admin/version", timeout=30)
+    run_id = runs.start("decorated", "asked", penstock={"pools": ["outer"]})
+    assert runs.wait_for_end(run_id)["state_name"] == "Completed"
+    said = database_host.logs() + "\n".join(database_host.run_logs(run_id))
+    assert "Penstock" in said or "Slots granted" in said
+    assert "of the server" not in said
+    assert base64.b64encode(b"admin:of the server").decode() not in said
 
 
 def _at(host: PrefectHost, run_id: str, name: str, *, first: bool = False) -> float:

@@ -21,8 +21,9 @@ from penstock.connection import connect
 from penstock.engine import Engine
 from penstock.errors import StoreUnavailable
 from penstock.settings import Settings
-from penstock_prefect import tickets, worker
+from penstock_prefect import suspended, tickets, waiting_run
 from penstock_prefect.claims import Limits
+from penstock_prefect.waiting_run import WaitingRun
 from penstock_prefect.worker import LimitedRuns
 from prefect.states import Pending, Scheduled
 from prefect.workers.base import BaseWorkerResult
@@ -36,6 +37,7 @@ RUN = SimpleNamespace(
     auto_scheduled=False,
     tags=[],
     job_variables={},
+    empirical_policy=SimpleNamespace(resuming=False),
 )
 AWAY = httpx.ConnectError("the API is away")
 
@@ -53,7 +55,7 @@ class Client:
 
     def __init__(self) -> None:
         self.asked, self.error = 0, None
-        self.state: Any = Scheduled(name=worker.AWAITING)
+        self.state: Any = Scheduled(name=waiting_run.AWAITING)
 
     async def read_flow(self, _flow_id: Any) -> Any:
         return SimpleNamespace(name="flow")
@@ -126,7 +128,7 @@ class Proposed(list[Any]):
 @pytest.fixture
 def proposed(monkeypatch: pytest.MonkeyPatch) -> Proposed:
     proposed = Proposed()
-    monkeypatch.setattr(worker, "propose_state", proposed.propose)
+    monkeypatch.setattr(waiting_run, "propose_state", proposed.propose)
     return proposed
 
 
@@ -177,7 +179,7 @@ async def test_a_run_that_cannot_be_prepared_leaves_no_lease(engine: Engine) -> 
 
 @on_a_loop
 async def test_a_run_that_cannot_be_put_off_leaves_its_ticket_to_others(engine: Engine, proposed: Proposed) -> None:
-    proposed.failing.add(worker.AWAITING)
+    proposed.failing.add(waiting_run.AWAITING)
     with pytest.raises(httpx.ConnectError):
         await Limited().run(asks("closed"), configuration())
     await until(lambda: len(asyncio.all_tasks()) == 1)
@@ -195,12 +197,12 @@ async def test_an_api_that_fails_is_not_asked_without_a_pause(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, proposed: Proposed
 ) -> None:
     """Though the lease is there already."""
-    monkeypatch.setattr(worker, "AGAIN_SECONDS", 0.3)
+    monkeypatch.setattr(waiting_run, "AGAIN_SECONDS", 0.3)
     one = Limited()
     claim, granted = place(engine, one, "open")
     await granted.lease
     one.client.error = AWAY
-    wait = asyncio.create_task(one._wait(engine, RUN, claim, Limits(), granted))
+    wait = asyncio.create_task(WaitingRun(one, engine, RUN, claim, Limits()).wait(granted))
     await until(lambda: one.client.asked > 0)
     await asyncio.sleep(1.0)
     assert one.client.asked <= 5
@@ -219,7 +221,7 @@ async def test_a_time_out_counts_from_where_the_wait_began(engine: Engine, propo
     began = time.monotonic()
     again, second = place(engine, one, "closed")
     await until(lambda: second.request.queued)
-    await one._wait(engine, RUN, again, Limits(wait_timeout_seconds=1.5), second)
+    await WaitingRun(one, engine, RUN, again, Limits(wait_timeout_seconds=1.5)).wait(second)
     assert time.monotonic() - began < 1.0
     assert [state.name for state in proposed] == ["Failed"]
     assert claims(engine) == []
@@ -232,7 +234,7 @@ async def test_an_end_that_cannot_be_told_is_said_in_the_log(
     proposed.failing.add("Failed")
     one = Limited()
     claim, waits = place(engine, one, "closed")
-    await one._wait(engine, RUN, claim, Limits(wait_timeout_seconds=0), waits)
+    await WaitingRun(one, engine, RUN, claim, Limits(wait_timeout_seconds=0)).wait(waits)
     assert "is asked again when its time comes: the API is away" in caplog.text
 
 
@@ -247,7 +249,7 @@ async def test_a_store_that_is_not_to_be_waited_for_ends_the_run(
     monkeypatch.setattr(engine.store, "run_lease", away)
     one = Limited()
     claim, waits = place(engine, one, "closed")
-    await one._wait(engine, RUN, claim, Limits(), waits)
+    await WaitingRun(one, engine, RUN, claim, Limits()).wait(waits)
     assert [(state.name, state.message) for state in proposed] == [("Failed", "the store is away")]
 
 
@@ -272,3 +274,26 @@ async def test_a_worker_that_stops_leaves_its_waiters_to_others_at_once(engine: 
     assert (proposed[-1].state_details.scheduled_time - datetime.now(UTC)).total_seconds() <= 0
     assert [row.state for row in claims(engine)] == ["waiting"]
     assert not one._waits
+
+
+@pytest.mark.parametrize("kind", [Limited, Elsewhere])
+@on_a_loop
+async def test_a_resumed_run_takes_what_was_kept_for_it(engine: Engine, kind: type[Limited]) -> None:
+    """Its worker knows it for one that was suspended, though Prefect counts it as an attempt to come."""
+    before = engine.acquire(replace(engine.run_claim(RUN.id, "open"), attempt=1))
+    assert suspended.keep(engine, before, ["open"]) is False, "not without the setting"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_INTEGRATIONS_PENSTOCK_HOLD_WHILE_SUSPENDED", "*")
+        assert suspended.keep(engine, before, ["open"])
+    one = kind()
+    resumed = SimpleNamespace(
+        **{**vars(asks("open")), "run_count": 1, "empirical_policy": SimpleNamespace(resuming=True)}
+    )
+    running = asyncio.create_task(one.run(resumed, configuration()))
+    async with asyncio.timeout(20):
+        await one.begun.wait()
+    (row,) = claims(engine)
+    assert (row.claim.claim_id, row.probed) == (before.claim_id, kind is Elsewhere)
+    one.ends.set()
+    await running
+    assert claims(engine) == []
