@@ -11,13 +11,12 @@ import pytest
 from penstock.demo.prefect_host import PrefectHost
 from prefect_runs import succeed
 from recipes import (
+    ALL,
     AT_WORK,
-    COMBINED,
     FROM_DAGSTER,
     ONLY_ONE,
     ROOT,
     RUN_TOTAL,
-    SIDE_BY_SIDE,
     Recipe,
     Tags,
     Workshop,
@@ -43,6 +42,7 @@ def start(host: PrefectHost, workshop: Workshop, script: str, name: str, *tags: 
         "PYTHONPATH": str(AT_WORK),
         "INTERVALS_FOLDER": str(workshop.folder),
         "RECIPE": script,
+        "PREFECT_INTEGRATIONS_PENSTOCK_SESSION_TTL_SECONDS": "30",  # nobody is killed here, and many start at once
     }
     if script == "pool_each":
         settings["PREFECT_INTEGRATIONS_PENSTOCK_POOL_PER_OP"] = "*"
@@ -63,7 +63,11 @@ def run(
         children.append(start(host, workshop, recipe.script, f"{recipe.name}-{number}", *given))
 
     def wait_for(what: str, condition: Callable[[], bool]) -> None:
-        host.wait_for(what, condition, seconds=180)
+        def failed() -> bool:
+            return any(child.poll() for child in children)
+
+        host.wait_for(what, lambda: failed() or condition(), seconds=180)
+        assert not failed(), "a flow has failed"
 
     try:
         run_together(workshop, recipes, start_one, wait_for, when_full)
@@ -76,10 +80,12 @@ def run(
         check(recipe, workshop.notes(recipe.script))
 
 
-def test_recipes_side_by_side(host: PrefectHost, workshop: Workshop) -> None:
-    workshop.configure(*SIDE_BY_SIDE)
-    run(host, workshop, SIDE_BY_SIDE)
-    assert ops_shown(workshop, "prefect", "prefect-test") == ops_on_the_page("prefect")
+@pytest.mark.parametrize("recipe", [one for one in ALL if one is not RUN_TOTAL], ids=lambda recipe: recipe.name)
+def test_never_more_together_than_the_recipe_says(host: PrefectHost, workshop: Workshop, recipe: Recipe) -> None:
+    workshop.configure(recipe)
+    run(host, workshop, [recipe])
+    if recipe.name == "pool_each":
+        assert ops_shown(workshop, "prefect", "prefect-test") == ops_on_the_page("prefect")
 
 
 def test_the_run_total_and_what_those_who_wait_look_like(host: PrefectHost, workshop: Workshop) -> None:
@@ -100,11 +106,6 @@ def test_the_run_total_and_what_those_who_wait_look_like(host: PrefectHost, work
 
     workshop.configure(RUN_TOTAL)
     run(host, workshop, [RUN_TOTAL], when_full=runs_are_running_and_say_what_they_wait_for)
-
-
-def test_limits_of_three_kinds_combined(host: PrefectHost, workshop: Workshop) -> None:
-    workshop.configure(COMBINED)
-    run(host, workshop, [COMBINED])
 
 
 def test_the_steps_from_dagster_bring_its_limits(host: PrefectHost, workshop: Workshop, tmp_path: Path) -> None:
