@@ -182,7 +182,7 @@ inline check_order(given) {
        for (i : 0 .. SLOTS - 1) {
          if :: FREE(i) && (seen_free & BIT(i)) ->
                rest[LIMIT(i)] = rest[LIMIT(i)] + 1;
-               if :: slot_lock[i] == 0 || (picked & BIT(i)) -> had[LIMIT(i)] = had[LIMIT(i)] + 1 :: else fi
+               if :: picked & BIT(i) -> had[LIMIT(i)] = had[LIMIT(i)] + 1 :: else fi
             :: else fi };
        for (i : 0 .. CLIENTS - 1) { if :: (given & BIT(i)) && place[i] < place[j] ->
           for (l : 0 .. 1) { rest[l] = (rest[l] > NEED(i, l) -> rest[l] - NEED(i, l) : 0);
@@ -231,6 +231,12 @@ inline fit() {
   i = 0; n = 0; x = 0 }
 #define LOCKED(s) (slot_lock[s] != 0 && !(holder[s] == 0 && shut[s]))
 
+/* Claims that ended after the pass had read them, and whose rows it therefore could not lock. */
+#if defined(WITHOUT_CLAIM_LOCK) || defined(WITHOUT_CLAIM_RECHECK)
+#define GONE_SINCE(c) 255
+#else
+#define GONE_SINCE(c) (255 - BIT(c))
+#endif
 /* SqlStore._grant: look, then grant until nothing is left. `thrown`: the transaction stood still and the server ended it. */
 #define OR_THROWN_OUT :: atomic { stalls > 0 -> d_step { stalls--; unlock(me); end_pass(me) }; goto granted }
 #ifdef LOOK_IN_TRANSACTION_INSTEAD
@@ -281,6 +287,7 @@ writes:
 #endif
                  chosen = chosen & ~BIT(j) fi
         :: else fi } } };
+    for (j : 0 .. CLIENTS - 1) { if :: place[j] == 0 -> chosen = chosen & GONE_SINCE(j) :: else fi };
     again = chosen != 0; write_grants(chosen); unlock(me); found = again; end_pass(me); check() };
   if :: !found -> goto checks :: else fi };
 #ifdef WITHOUT_LOOK_AFTER_GRANT
@@ -335,6 +342,8 @@ ends_batch:
                fi
          fi
       :: else fi } };
+    for (j : 0 .. CLIENTS - 1) {
+      if :: (chosen & BIT(j)) && place[j] == 0 -> chosen = chosen & GONE_SINCE(j); contested = 1 :: else fi };
     n = (chosen != 0 || contested); write_grants(chosen); unlock(me); end_pass(me); found = n; contested = 0;
     l = 0; m = 0; n = 0; x = 0; rest[0] = 0; rest[1] = 0; check() };
   if :: found -> goto LOOKS_AGAIN :: else fi };
