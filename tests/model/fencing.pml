@@ -13,6 +13,7 @@ bit row = 1;            /* the session is there */
 bit granted_again;      /* the store has given its slots to somebody else */
 byte fence = TTL - MARGIN; /* ticks from now until the holder does not trust its lease any more */
 bit lost, stopped;      /* lost: the holder knows, for good */
+bit woken;              /* it went on after a stop that lasted too long; it is told within NOTICE */
 byte due = NOTICE;      /* ticks that the watching thread has left to tell it */
 byte sent = NEVER;      /* ticks since the beat under way was sent */
 byte answered = NEVER;  /* ticks since the beat whose answer is under way was sent */
@@ -34,7 +35,7 @@ end:
        if :: sent < NEVER - 1 -> sent++ :: else fi;
        if :: answered < NEVER - 1 -> answered++ :: else fi }
   :: atomic { stops > 0 && !stopped -> stops--; stopped = 1 } /* SIGSTOP, or the machine sleeps: its clock runs on */
-  :: atomic { stopped -> stopped = 0; due = (fence == 0 -> NOTICE : due) }
+  :: atomic { stopped -> stopped = 0; woken = (fence == 0); due = (fence == 0 -> NOTICE : due) }
   od
 }
 
@@ -56,8 +57,9 @@ end:
 #else
              fence = (answered < HOLDER_COUNTS -> HOLDER_COUNTS - answered : 0);
 #endif
-             due = NOTICE
-       fi; answered = NEVER }
+             due = (fence > 0 -> NOTICE : due)
+       fi; answered = NEVER;
+       assert(lost || !granted_again || fence == 0) /* who has lost its slots never trusts them again */ }
   od
 }
 
@@ -79,6 +81,6 @@ end:
   :: atomic { row && expires == 0 && grace == 0 -> row = 0 }
 #endif
   :: atomic { !row && !granted_again -> granted_again = 1;
-       assert(lost || stopped) /* I9: the holder knows before, unless it is stopped */ }
+       assert(lost || stopped || woken) /* I9: the holder knows before, unless it was stopped */ }
   od
 }

@@ -1,5 +1,5 @@
-/* One claim id under retry, duplicate and reorder: what SqlStore.acquire, touch, release and beat do with a message that
-   comes twice, late, or after its answer was lost. One slot; a rival takes it whenever it is free. Each message is one
+/* One claim id under retry, duplicate and reorder: what SqlStore.acquire, release and beat do with a message that comes
+   twice, late, or never. Two slots, so that a second grant of the same claim would find one. Each message is one
    transaction: what happens inside of one is in slots.pml. Every WITHOUT_... or ..._INSTEAD takes a guard out: the
    checker must then find fault. */
 #define NONE 0
@@ -8,11 +8,13 @@
 
 byte state;            /* of the claim's row */
 byte slots;            /* how many name the claim */
-byte room = 2;         /* free ones: with two of them a second grant of the same claim would show */
+byte room = 2;         /* free ones */
 bit known, given_back; /* the process answers for the claim; it has sent a release and will not ask again */
 byte acquires, releases; /* messages under way */
+bit ended; /* a release has come, or the claim was ended: whatever comes now must not be granted */
 byte sends = 3;
 
+inline granted() { assert(!ended) } /* I7: a claim id that has ended is never granted again */
 inline check() { assert(slots == (state == HELD)) } /* I2, I7: once, and only while the claim is held */
 
 active proctype Process() {
@@ -22,10 +24,7 @@ active proctype Process() {
   :: atomic { !given_back -> given_back = 1; known = 0; releases++ } /* Request.withdraw, Leases.release */
   :: atomic { sends > 0 && given_back -> sends--; releases++ }   /* its answer was lost: sent again */
   :: given_back -> break
-  od;
-over:
-end:
-  (false)
+  od
 }
 
 active proctype Network() {
@@ -35,11 +34,11 @@ end:
 #ifdef PICK_BESIDE_THE_CLAIM_INSTEAD
        if :: room > 0 -> room--; slots++; state = (state == NONE -> HELD : state) :: else fi;
 #else
-       if :: state == NONE && room > 0 -> room--; slots++; state = HELD :: else fi; /* else it is told how it stands */
+       if :: state == NONE && room > 0 -> room--; slots++; state = HELD; granted() :: else fi; /* else it is told how it stands */
 #endif
        check() }
   :: atomic { acquires > 0 -> acquires-- } /* lost on the way */
-  :: atomic { releases > 0 -> releases--; /* SqlStore.release */
+  :: atomic { releases > 0 -> releases--; ended = 1; /* SqlStore.release */
        if :: state == HELD -> room++; slots--;
 #ifdef WITHOUT_TOMBSTONE
              state = NONE
@@ -55,7 +54,7 @@ end:
           :: else fi; check() }
   :: atomic { releases > 0 -> releases-- }
 #ifndef WITHOUT_END_OF_UNKNOWN
-  :: atomic { !known && state == HELD -> room++; slots--; state = ENDED; check() } /* SqlStore.beat: not known, ended */
+  :: atomic { !known && state == HELD -> room++; slots--; state = ENDED; ended = 1; check() } /* SqlStore.beat: not known, ended */
 #endif
   od
 }
@@ -63,5 +62,5 @@ end:
 /* I7, I5: when every message has come or is lost, nothing is held for a process that does not know of it. */
 active proctype Monitor() {
 end:
-  timeout -> assert(!(given_back && slots > 0)); assert(!(given_back && room < 2))
+  timeout -> assert(!(given_back && slots > 0))
 }

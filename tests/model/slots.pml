@@ -20,6 +20,8 @@
 #define NEED(c, l) ((l) == 1 || (c) == 1)
 #elif DEMANDS == 4 /* both limits twice, one of limit 1 */
 #define NEED(c, l) ((l) == 1 || (c) < 2)
+#elif DEMANDS == 5 /* one of limit 1 twice, both slots of it */
+#define NEED(c, l) ((l) * (1 + ((c) == 2)))
 #endif
 #ifndef ROUNDS
 #define ROUNDS 1 /* claims that each client makes one after the other; 0: for ever */
@@ -641,3 +643,7 @@ end:
 }
 
 init { atomic { for (i : 0 .. CLIENTS - 1) { run Client(i) }; i = 0 } }
+
+#ifdef LIVENESS /* I4 under fairness, where clients come for ever: who waits is granted */
+ltl served { [] ((state[0] == WAITING -> <> (state[0] != WAITING)) && (state[1] == WAITING -> <> (state[1] != WAITING))) }
+#endif
