@@ -257,6 +257,9 @@ looks_again:
 #endif
   atomic { skip; d_step { look(found); i = 0; j = 0 }; if :: !found -> goto granted :: else fi };
 looked:
+#ifdef LOOK_IN_TRANSACTION_INSTEAD
+  if :: !found -> goto granted :: else fi;
+#endif
 simply:
   /* Dialect.grant_simple: one statement after the one that takes the lock, then a look after the commit */
   TRY_GRANT_LOCK;
@@ -458,6 +461,9 @@ waits:
      :: atomic { silences > 0 && !silent[c] -> silences--; silent[c] = 1; goto waits }
   fi;
 works: /* the user's code, until it is over or the holder learns that its session is gone */
+#ifdef KEEPS
+  c != CLIENTS - 1; /* that one is not over in sight of the model */
+#endif
   atomic { skip; inside[c] = 0; if :: session[c] == GONE -> goto lost :: else fi };
 releases: /* Dialect.release, or SqlStore.release of one that waits: the claim's row first */
 #ifdef RELEASE_BY_SLOT_INSTEAD
@@ -499,7 +505,11 @@ ends:
 }
 
 #define UNOWNED(c) (session[c] == GONE && state[c] != ENDED && state[c] != NONE)
+#ifdef WITHOUT_PARKING
+#define DUE(c) (session[c] == EXPIRED || UNOWNED(c))
+#else
 #define DUE(c) (session[c] == EXPIRED || UNOWNED(c) || (state[c] == GRANTED && overdue[c]))
+#endif
 #define ALL(f) (f(0) && f(1) && (CLIENTS < 3 || f(CLIENTS - 1)))
 #define ANY(f) (f(0) || f(1) || (CLIENTS > 2 && f(CLIENTS - 1)))
 
@@ -637,8 +647,11 @@ end:
 active proctype Monitor() {
 end:
   timeout -> d_step {
+    for (i : 0 .. CLIENTS - 1) { assert(!ROOM(i)) };
+#ifndef KEEPS
     for (i : 0 .. CLIENTS - 1) { assert(done[i] || silent[i]); assert(!HOLDS(i)) };
     for (i : 0 .. SLOTS - 1) { assert(holder[i] == 0 && slot_lock[i] == 0) };
+#endif
     assert(grant_lock == 0); i = 0 }
 }
 
