@@ -30,7 +30,10 @@
 #define CRASHES 0
 #endif
 #ifndef STALLS
-#define STALLS 0 /* how often a session expires while its process lives, or a transaction stands still and is thrown out */
+#define STALLS 0 /* how often a session expires while its process lives */
+#endif
+#ifndef THROWN
+#define THROWN 0 /* how often a transaction of several statements stands still, and the server ends it */
 #endif
 #ifndef SILENT
 #define SILENT 0 /* how many waiters stop listening though their process beats */
@@ -90,7 +93,7 @@ bit dead[CLIENTS];
 bit inside[CLIENTS];         /* it believes that it holds its slots, and works under them */
 bit silent[CLIENTS];
 bit done[CLIENTS];
-byte crashes = CRASHES, stalls = STALLS, silences = SILENT, lates = LATE, withdrawals = WITHDRAWALS, repeats = REPEATS;
+byte crashes = CRASHES, stalls = STALLS, thrown = THROWN, silences = SILENT, lates = LATE, withdrawals = WITHDRAWALS, repeats = REPEATS;
 byte changes = CHANGES;
 
 /* -- what the pass under way has read; only who has the grant lock uses these -- */
@@ -239,8 +242,8 @@ inline fit() {
 #else
 #define GONE_SINCE(c) (255 - BIT(c))
 #endif
-/* SqlStore._grant: look, then grant until nothing is left. `thrown`: the transaction stood still and the server ended it. */
-#define OR_THROWN_OUT :: atomic { stalls > 0 -> d_step { stalls--; unlock(me); end_pass(me) }; goto granted }
+/* SqlStore._grant: look, then grant until nothing is left. Thrown out: see THROWN. */
+#define OR_THROWN_OUT :: atomic { thrown > 0 -> d_step { thrown--; unlock(me); end_pass(me) }; goto granted }
 #ifdef LOOK_IN_TRANSACTION_INSTEAD
 #define LOOKS_AGAIN looks_again
 #else
@@ -504,7 +507,11 @@ ends:
   atomic { skip; d_step { if :: dead[c] -> unlock(c); end_pass(c) :: else fi; inside[c] = 0; done[c] = 1; i = 0 } }
 }
 
+#ifdef REAP_ONLY_ITS_OWN_INSTEAD
+#define UNOWNED(c) false
+#else
 #define UNOWNED(c) (session[c] == GONE && state[c] != ENDED && state[c] != NONE)
+#endif
 #ifdef WITHOUT_PARKING
 #define DUE(c) (session[c] == EXPIRED || UNOWNED(c))
 #else
@@ -566,13 +573,15 @@ end:
                  for (i : 0 .. SLOTS - 1) {
                    if :: holder[i] != 0 && ((unowned | late) & BIT(holder[i] - 1)) -> slot_lock[i] = SWEEPER + 1 :: else fi };
                  i = 0 }
-           :: stalls > 0 -> d_step { stalls--; unlock(SWEEPER); end_pass(SWEEPER); unowned = 0; late = 0; expired = 0;
+           :: thrown > 0 -> d_step { thrown--; unlock(SWEEPER); end_pass(SWEEPER); unowned = 0; late = 0; expired = 0;
                  for (i : 0 .. CLIENTS - 1) { session_locked[i] = 0 }; i = 0 }; goto sweeps
         fi
      :: else fi;
   d_step {
     for (j : 0 .. CLIENTS - 1) {
-      if :: expired & BIT(j) -> session[j] = GONE; session_locked[j] = 0 :: else fi;
+      if :: expired & BIT(j) ->
+            assert(session[j] == EXPIRED); /* I1: a beat that came through keeps its session */
+            session[j] = GONE; session_locked[j] = 0 :: else fi;
       if :: unowned & BIT(j) -> end_claim(j)
          :: !(unowned & BIT(j)) && (late & BIT(j)) -> free_slots(j); overdue[j] = 0;
 #ifdef QUEUE_AGAIN_INSTEAD
@@ -628,6 +637,7 @@ end:
 #endif
         :: lates = 0 fi
   :: silences > 0 -> silences = 0
+  :: thrown > 0 -> thrown = 0
   :: withdrawals > 0 -> withdrawals = 0
   :: repeats > 0 -> repeats = 0
   :: changes == 1 && CHANGES == 1 -> changes = 0
