@@ -44,4 +44,4 @@ def test_a_release_during_a_pass_that_grants_nothing(
         acquire("waiter", "s1", demands)
         states = {row.claim.claim_id: row.state for row in store.snapshot().claims}
         other.close()
-        assert states == {"waiter": ClaimState.GRANTED} or states == {"waiter": ClaimState.HELD}
+        assert states == {"waiter": ClaimState.HELD}  # who asked is told of its own grant

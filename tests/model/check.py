@@ -1,4 +1,4 @@
-"""The protocol models, checked by spin. `python tests/model/check.py` prints the tables; `--all` checks the large ones too.
+"""The protocol models, checked by spin. `python tests/model/check.py` prints the tables; `--all`: of large ones, too.
 
 Each model is checked as it stands, every state of it, and then once more for each of its guards without that guard: a
 check that cannot fail proves nothing.
@@ -167,8 +167,15 @@ def run(check: Check) -> Found:
     with tempfile.TemporaryDirectory(prefix="penstock-model-") as folder:
         model = shutil.copy(HERE / f"{check.model}.pml", folder)
         _made(["spin", "-a", *(f"-D{flag}" for flag in check.flags), Path(model).name], folder)
+        searching = [] if check.live else ["-DSAFETY"]
         # No partial order reduction: an escape from any step, as a crash is, would not be worth the doubt.
-        options = ["-DNOREDUCE", "-DNFAIR=3", f"-DMEMLIM={MEMORY_MB}", "-DVECTORSZ=1024", *([] if check.live else ["-DSAFETY"])]
+        options = [
+            "-DNOREDUCE",
+            "-DNFAIR=3",
+            f"-DMEMLIM={MEMORY_MB}",
+            "-DVECTORSZ=1024",
+            *([] if check.live else ["-DSAFETY"]),
+        ]
         _made(["gcc", "-O1", "-w", *options, "-o", "pan", "pan.c"], folder)
         looking = ["-a", "-f"] if check.live else ["-E"]  # nobody moves: that is for the Monitor to judge
         done = subprocess.run(
@@ -215,9 +222,7 @@ def main() -> int:
     long = "--all" in sys.argv[1:] or os.environ.get("PENSTOCK_TEST_MODEL") == "all"
     print(f"{version()}, {time.strftime('%Y-%m-%d')}\n")
     checked = run_all(SHORT) + (run_all(LONG, at_once=1) if long else [])
-    rows = [
-        (one.check.name, one.check.what, f"{one.states:,}", f"{one.seconds:.0f}", _verdict(one)) for one in checked
-    ]
+    rows = [(one.check.name, one.check.what, f"{one.states:,}", f"{one.seconds:.0f}", _verdict(one)) for one in checked]
     _print(("model", "properties", "states", "seconds", "result"), rows)
     print()
     mutants = run_all(MUTANTS)

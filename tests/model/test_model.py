@@ -10,9 +10,10 @@ import os
 import re
 
 import pytest
-from model.check import HERE, LONG, MUTANTS, SHORT, Check, missing, run
 from pages import ROOT
 from servers import missing as is_missing
+
+from model.check import HERE, LONG, MUTANTS, SHORT, Check, missing, run
 
 PAGE = ROOT / "core" / "docs" / "protocol.md"
 GUARD = re.compile(r"\b(?:WITHOUT_[A-Z_]+|[A-Z_]+_INSTEAD|[A-Z_]+_WITHOUT_[A-Z]+)\b")
