@@ -9,6 +9,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "core" / "docs"
 HOW, CONFIGURATION, OPERATIONS = (DOCS / f"{name}.md" for name in ("how-it-works", "configuration", "operations"))
 COMING = DOCS / "coming-from-dagster.md"
+RECIPES = DOCS / "recipes.md"
 PAGES = [HOW, CONFIGURATION, OPERATIONS, COMING]
 BLOCK = re.compile(r"^ *```(\w+)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 
