@@ -14,7 +14,6 @@ from penstock.store.sql import SqlStore
 from standing import standing_stores
 
 
-@pytest.mark.xfail(strict=True, reason="a pass that granted nothing does not look again after it lets the lock go")
 def test_a_release_during_a_pass_that_grants_nothing(
     postgresql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
