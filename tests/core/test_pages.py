@@ -30,7 +30,7 @@ from penstock.wakeups import IDLE_SECONDS
 from penstock.yaml_lines import MAX_DEPTH, MAX_NODES
 from penstock_plugins.dagster import run_tags
 
-LINKED = [*PAGES, *(ROOT / name for name in ("README.md", "tests/README.md", "CHANGELOG.md"))]
+LINKED = [*PAGES, *(ROOT / name for name in ("README.md", "tests/README.md", "CHANGELOG.md", "core/docs/faults.md"))]
 
 
 # -- links -------------------------------------------------------------------------------------------------------------

@@ -148,5 +148,11 @@ def text_table(rows: Sequence[Row]) -> str:
     )
 
 
+def markdown_table(rows: Sequence[Row]) -> str:
+    """For a page."""
+    lines = [HEAD, ["---"] * len(HEAD), *(row.cells() for row in in_order(rows))]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def _number(value: float) -> str:
     return f"{value:.0f}" if value == int(value) or value >= 100 else f"{value:.2g}" if value < 10 else f"{value:.1f}"

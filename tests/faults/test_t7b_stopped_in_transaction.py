@@ -36,12 +36,25 @@ def stopping_after(work: Callable[..., Any]) -> Callable[..., Any]:
     return stopped
 
 
+def stopping_before_it_writes(acquire: Callable[..., Any]) -> Callable[..., Any]:
+    """The slots are picked and locked; what is written goes to some databases in one message with the commit."""
+
+    def stopped(cursor: Any, ask: Any, write: Callable[..., Any]) -> Any:
+        def stop_and_write(*arguments: Any) -> Any:
+            stop_here()
+            return write(*arguments)
+
+        return acquire(cursor, ask, stop_and_write)
+
+    return stopped
+
+
 def plant(place: str) -> None:
     """In the process that is to stop: where."""
     if place == "pass":
         granting.grant = stopping_after(granting.grant)
     elif place == "acquire":
-        stepwise.acquire = stopping_after(stepwise.acquire)
+        stepwise.acquire = stopping_before_it_writes(stepwise.acquire)
     else:
         stepwise.release = stopping_after(stepwise.release)
 
