@@ -124,10 +124,17 @@ def own_mariadb() -> Iterator[OwnMariadb]:
         port, data = free_port(), folder / "data"
         common = ["--no-defaults", f"--datadir={data}", *([f"--user={user}"] if user else [])]
         made = [install, *common, "--auth-root-authentication-method=normal", "--skip-test-db"]
-        subprocess.run(made, check=True, capture_output=True)
+        environment = os.environ | {"TMPDIR": str(folder)}
+        done = subprocess.run(made, check=False, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stdout + done.stderr
         command = [
             *(program, *common, f"--port={port}", "--bind-address=127.0.0.1", f"--socket={folder / 'socket'}"),
-            *(f"--pid-file={folder / 'pid'}", "--innodb-log-file-size=16M", "--innodb-buffer-pool-size=128M"),
+            *(
+                f"--pid-file={folder / 'pid'}",
+                f"--tmpdir={folder}",
+                "--innodb-log-file-size=16M",
+                "--innodb-buffer-pool-size=128M",
+            ),
         ]
 
         def answer() -> Any:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.pool import NullPool
 
 
 def missing(what: str) -> None:
@@ -65,7 +66,7 @@ def fresh_database(server_url: str, *, durable: bool = False) -> Iterator[str]:
     url = make_url(server_url)
     postgresql = url.get_backend_name() == "postgresql"
     url = url.set(drivername="postgresql+psycopg" if postgresql else "mysql+pymysql")
-    admin = create_engine(url, isolation_level="AUTOCOMMIT")
+    admin = create_engine(url, isolation_level="AUTOCOMMIT", poolclass=NullPool)  # the server may have been ended since
     try:
         with admin.connect() as connection:
             connection.execute(text(f"CREATE DATABASE {name}"))

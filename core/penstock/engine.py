@@ -22,7 +22,7 @@ from penstock.circles import circle
 from penstock.claim import Claim, ClaimKind, PoolsLike, parse_pools
 from penstock.config import Concurrency, check_within
 from penstock.decision import Granted, Refused
-from penstock.errors import ClaimError, LeaseLost
+from penstock.errors import ClaimError, LeaseLost, StoreUnavailable
 from penstock.explain import explain
 from penstock.hooks import installed_plugins
 from penstock.janitor import Janitor
@@ -389,7 +389,11 @@ class Engine:
     def release(self, lease: Lease) -> None:
         """Give a lease back. A forked child gives back nothing of its parent's. Raises StoreUnavailable."""
         self._check_process()
-        self.leases.release(lease)
+        try:
+            self.leases.release(lease)
+        except StoreUnavailable:
+            self._session.beat_soon()  # which ends what nobody answers for
+            raise
 
     # -- looking, and the end ----------------------------------------------------------------------------------------
 
