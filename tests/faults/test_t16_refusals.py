@@ -44,7 +44,7 @@ class Actors:
         self.lease = self.holder.acquire(self.holder.claim("a"))
         self.impatient, self.patient = self._engine(Settings(on_store_error="fail")), self._engine(Settings())
         self.admitted = list[float]()
-        self._waiting = threading.Thread(target=self._wait)
+        self._waiting = threading.Thread(target=self._wait, daemon=True)
 
     def _engine(self, settings: Settings) -> Engine:
         engine = self._stack.enter_context(penstock.connect(self.url, settings=settings))
