@@ -200,6 +200,7 @@ def run(host: AirflowHost, run_id: str, *, week: int = 0) -> Examples:
             has_ended = examples.runs[dag_id] in FINISHED
             if not has_ended and took > SECONDS:
                 examples.runs[dag_id] = "too slow"
+                print(f"{dag_id} takes more than {SECONDS} s:\n{host.logs(dag_id)}")
                 host.mark_run(dag_id, run_id, "failed")
             if has_ended or took > SECONDS:
                 del began[dag_id]

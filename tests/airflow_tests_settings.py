@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,8 +15,8 @@ from penstock.engine import Engine
 DAGS = Path(__file__).parent / "airflow_provider" / "dags"
 SETTINGS = {
     "AIRFLOW__PENSTOCK__POOLS": "api",
-    "AIRFLOW__PENSTOCK__RUN_TAG_KEYS": "team",
-    "AIRFLOW__PENSTOCK__POOL_PER_OP": "own_pools.*",
+    "AIRFLOW__PENSTOCK__RUN_TAG_KEYS": "team,sensor,backfill",
+    "AIRFLOW__PENSTOCK__POOL_PER_OP": "own_pools.*,pool_each.*",
     "AIRFLOW__PENSTOCK__SHORT_BLOCK_SECONDS": "1",
     "AIRFLOW__PENSTOCK__SESSION_TTL_SECONDS": "5",
     "AIRFLOW__PENSTOCK__RELEASE_WHILE_DEFERRED": "narrow,released,live_deferral_released",
@@ -27,6 +28,18 @@ SETTINGS = {
     "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "5",
     "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "2",
 }
+
+RECIPES = DAGS.parents[2] / "airflow_provider" / "recipes"
+_LOCAL = "airflow.dag_processing.bundles.local.LocalDagBundle"
+_BUNDLES = [
+    {"name": "dags-folder", "classpath": _LOCAL, "kwargs": {}},
+    {"name": "recipes", "classpath": _LOCAL, "kwargs": {"path": str(RECIPES)}},
+]
+WITH_RECIPES = {
+    "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(_BUNDLES),
+    "PYTHONPATH": str(DAGS.parents[1] / "at_work"),
+}
+"""For an Airflow that has the DAGs of the recipes, too."""
 
 CELERY = {}
 if broker := os.environ.get("PENSTOCK_TEST_CELERY_BROKER_URL"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,11 @@ class Runs:
             options["job_variables"] = {"penstock": penstock}
         return self.host.run_deployment(self._deployments[flow, pool], name=label, parameters=parameters, **options)
 
-    def start_here(self, flow: str, label: str, pool: str = "") -> subprocess.Popen[bytes]:
+    def start_here(
+        self, flow: str, label: str, pool: str = "", *, settings: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
         """Run a flow in a process of its own, without a worker, under `@limited(pool)`."""
-        return self.host.run_flow(label, FLOWS / "deployed.py", flow, pool, str(self.folder), label)
+        return self.host.run_flow(label, FLOWS / "deployed.py", flow, pool, str(self.folder), label, settings=settings)
 
     def state(self, run_id: str) -> str:
         """Its name."""

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from penstock.demo.prefect_host import PrefectHost
 from penstock.engine import Engine
 
+SERVER_SECRET = "sesame-7f3a91"
+"""What the server on PostgreSQL asks of all, behind a user's name."""
 Configure = Callable[..., None]
 Run = Callable[..., "subprocess.Popen[bytes]"]
 

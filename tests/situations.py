@@ -11,7 +11,8 @@ from typing import Any
 from penstock.decision import Decision, Granted, Refused, Waiting
 from penstock.engine import Engine
 from penstock.lease import Lease
-from penstock.report import reasons_for, status
+from penstock.queue import reasons_for
+from penstock.report import status
 from penstock.request import Request
 from penstock.settings import Settings
 

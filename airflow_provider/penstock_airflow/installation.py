@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, get_args
@@ -132,6 +132,7 @@ def installation() -> Installation:
     return Installation.configured()
 
 
+AWAY = "the store is away, nothing starts before it answers; trying again: %s"
 _lock = threading.Lock()
 _engines: dict[str, Engine] = {}
 
@@ -193,20 +194,27 @@ def patiently(call: Callable[[], T], *, patience_seconds: float | None = None) -
     Patience is what `on_store_error` and `store_retry_seconds` say unless given. Nothing is admitted meanwhile: a store
     that cannot be asked never means unlimited by itself.
     """
+    pauses = pauses_of_patience(patience_seconds)
+    while True:
+        try:
+            return call()
+        except StoreUnavailable as error:
+            if (pause := next(pauses, None)) is None:
+                raise
+            log.warning(AWAY, error)
+            time.sleep(pause)
+
+
+def pauses_of_patience(patience_seconds: float | None = None) -> Iterator[float]:
+    """For how many seconds to wait before each next try, until patience is over: see `patiently`."""
     if patience_seconds is None:
         here = installation()
         patience_seconds = here.store_retry_seconds if here.on_store_error == "wait" else 0.0
     pause, longest = _RETRY_SECONDS
     deadline = time.monotonic() + patience_seconds
-    while True:
-        try:
-            return call()
-        except StoreUnavailable as error:
-            if time.monotonic() + pause > deadline:
-                raise
-            log.warning("the store is away, nothing starts before it answers; trying again: %s", error)
-            time.sleep(pause)
-            pause = min(2 * pause, longest)
+    while time.monotonic() + pause <= deadline:
+        yield pause
+        pause = min(2 * pause, longest)
 
 
 def _store_url(conf: Configuration) -> str | None:

@@ -58,11 +58,11 @@ def _waiter(snapshot: Snapshot, ti_key: Any) -> ClaimRow | None:
 
 def _page(snapshot: Snapshot, waiting: ClaimRow) -> str:
     """Only what a browser opens as a page: the link was written by another host."""
-    from penstock.report import ahead_of, barring, holding, waiters  # noqa: PLC0415
+    from penstock.queue import Queue  # noqa: PLC0415
 
-    ahead = ahead_of(waiters(snapshot), waiting)
-    in_the_way = [row for reason in barring(snapshot, waiting, ahead) for row in holding(snapshot, reason.limit)]
-    pages = (row.claim.url or "" for row in [*in_the_way, *ahead])
+    queue = Queue(snapshot)
+    in_the_way = [row for reason in queue.barring(waiting) for row in queue.holders(reason.limit)]
+    pages = (row.claim.url or "" for row in [*in_the_way, *queue.ahead(waiting).first])
     return next((page for page in pages if page.startswith(_SCHEMES)), "")
 
 

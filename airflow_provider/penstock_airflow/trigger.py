@@ -65,7 +65,7 @@ class PenstockTrigger(BaseTrigger):  # type: ignore[misc,unused-ignore]  # the t
         runs.watch()
         event: dict[str, Any] = {"claims": [claim.claim_id for claim in self._claims()]}
         try:
-            engine = await _engine()
+            engine = await _engine(patience_seconds=None)
             for claim in self._claims():
                 if not await self._granted(engine, claim):
                     break
@@ -213,10 +213,21 @@ class HoldingTrigger(BaseTrigger):  # type: ignore[misc,unused-ignore]  # as abo
             log.warning("Penstock: the slots could not be given back, they are freed when they expire: %s", error)
 
 
-async def _engine() -> Engine:
-    """The engine of this triggerer. Its first use loads SQLAlchemy, not on the event loop."""
+async def _engine(*, patience_seconds: float | None = 0.0) -> Engine:
+    """The engine of this triggerer. Its first use loads SQLAlchemy, not on the event loop.
+
+    Raises StoreUnavailable when the store's URL cannot be read; None is the patience of the settings.
+    """
     asking.ask_on(asyncio.get_running_loop())
-    return await asyncio.to_thread(installation.engine)
+    pauses = installation.pauses_of_patience(patience_seconds)
+    while True:
+        try:
+            return await asyncio.to_thread(installation.engine)
+        except StoreUnavailable as error:
+            if (pause := next(pauses, None)) is None:
+                raise
+            log.warning(installation.AWAY, error)
+        await asyncio.sleep(pause)
 
 
 def _give_up(engine: Engine, claim: Claim) -> None:

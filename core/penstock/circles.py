@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from penstock.claim import ClaimKind
-from penstock.report import leases
+from penstock.queue import leases
 from penstock.store.contract import ClaimRow, ClaimState, Snapshot
 
 

@@ -47,11 +47,10 @@ class Granted:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """The claim is in the queue and holds nothing. `position` counts from 1 over the limits it shares with others."""
+    """The claim is in the queue and holds nothing."""
 
     claim_id: str
     reasons: tuple[Reason, ...] = ()
-    position: int = 1
 
 
 @dataclass(frozen=True, slots=True)

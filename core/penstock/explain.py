@@ -7,18 +7,8 @@ from typing import Any
 
 from penstock.circles import Waits
 from penstock.claim import ClaimKind
-from penstock.report import (
-    HOLDERS_SHOWN,
-    ahead_of,
-    barring,
-    claim_json,
-    holding,
-    lasting,
-    lease_json,
-    rfc3339,
-    waiter_json,
-    waiters,
-)
+from penstock.queue import SHOWN, Queue
+from penstock.report import claim_json, lasting, lease_json, rfc3339, waiter_json
 from penstock.store.asking import AGED, boost
 from penstock.store.contract import ClaimRow, ClaimState, Snapshot
 from penstock.store.reservation import PERIOD, RESERVED, Reservations, Room, Waiter, fits, reservations
@@ -50,13 +40,10 @@ def explain(snapshot: Snapshot, identifier: str, version: int, *, most: int | No
     """
     kind, rows = find(snapshot, identifier)
     rows.sort(key=lambda row: row.state not in WAITS)
-    queue, reserved, waits = waiters(snapshot), reservations_now(snapshot, version), Waits(snapshot)
-    explained = [
-        _waiter(snapshot, queue, row, reserved, waits, version) if row.state in WAITS else _holder(snapshot, row)
-        for row in rows[:most]
-    ]
+    explained = _Explained(snapshot, version)
+    matches = [explained.waiter(row) if row.state in WAITS else explained.holder(row) for row in rows[:most]]
     waiting = sum(row.state in WAITS for row in rows)
-    return {"id": identifier, "kind": kind, "count": len(rows), "waiting": waiting, "matches": explained}
+    return {"id": identifier, "kind": kind, "count": len(rows), "waiting": waiting, "matches": matches}
 
 
 def reservations_now(snapshot: Snapshot, version: int) -> Reservations:
@@ -70,53 +57,93 @@ def reservations_now(snapshot: Snapshot, version: int) -> Reservations:
     return reservations([one for one in able if rooms.keys() >= one.wants.keys()], rooms, snapshot.now)
 
 
-def _waiter(
-    snapshot: Snapshot, queue: list[ClaimRow], row: ClaimRow, reserved: Reservations, waits: Waits, version: int
-) -> dict[str, Any]:
-    ahead = ahead_of(queue, row)
-    blocked_by = []
-    for reason in barring(snapshot, row, ahead):
-        holders = holding(snapshot, reason.limit)
-        blocked_by.append(
-            {
-                "limit": reason.limit,
-                "capacity": reason.capacity,
-                "held": reason.held,
-                "needed": reason.needed,
-                "waiting_ahead": reason.waiting_ahead,
-                "holders": [holder.claim.claim_id for holder in holders[:HOLDERS_SHOWN]],
-                "held_by": [_held(snapshot, holder, reason.limit) for holder in holders[:HOLDERS_SHOWN]],
-                "holders_left_out": max(0, len(holders) - HOLDERS_SHOWN),
-            }
-        )
-    return {
-        **waiter_json(snapshot, queue, row),
-        "waited_seconds": (snapshot.now - row.enqueued_at) / 1_000_000,
-        "rank": rfc3339(row.rank),
-        "order": order(row.claim.priority),
-        "wants": dict(row.wants),
-        "blocked_by": blocked_by,
-        "ahead_of_it": [_named(other) for other in ahead[:HOLDERS_SHOWN]],
-        "reserved_by": _reserved_against(snapshot, row, reserved),
-        "reserves": _reserved_for(row, reserved, snapshot.now),
-        "circle": [
-            {"waiter": _named(link.waiter), "limit": link.limit, "holder": _named(link.holder)}
-            for link in waits.circle(row.claim.claim_id)
-        ],
-        "notes": list(_notes(snapshot, row, version)),
-    }
+class _Explained:
+    """What every match is explained by, read off the snapshot once."""
 
+    def __init__(self, snapshot: Snapshot, version: int) -> None:
+        self._snapshot, self._version = snapshot, version
+        self._queue, self._waits = Queue(snapshot), Waits(snapshot)
+        self._reserved, self._rooms = reservations_now(snapshot, version), _rooms(snapshot)
+        self._rows = {row.claim.claim_id: row for row in snapshot.claims}
+        self._alive = {one.session.session_id: one.session for one in snapshot.sessions}
 
-def _holder(snapshot: Snapshot, row: ClaimRow) -> dict[str, Any]:
-    told = lease_json(row) if row.state is not ClaimState.SKIPPED else claim_json(row)
-    held_seconds = row.held_seconds(snapshot.now)
-    return {
-        **told,
-        "state": row.state.value,
-        "held_seconds": held_seconds,
-        "sessions": _sessions(snapshot, row),
-        "notes": list(_notes(snapshot, row, row.version)),
-    }
+    def waiter(self, row: ClaimRow) -> dict[str, Any]:
+        """Why it waits."""
+        queue, now = self._queue, self._snapshot.now
+        blocked_by = []
+        for reason in queue.barring(row):
+            holders = queue.holders(reason.limit)
+            blocked_by.append(
+                {
+                    "limit": reason.limit,
+                    "capacity": reason.capacity,
+                    "held": reason.held,
+                    "needed": reason.needed,
+                    "waiting_ahead": reason.waiting_ahead,
+                    "holders": [holder.claim.claim_id for holder in holders[:SHOWN]],
+                    "held_by": [self._held(holder, reason.limit) for holder in holders[:SHOWN]],
+                    "holders_left_out": max(0, len(holders) - SHOWN),
+                }
+            )
+        return {
+            **waiter_json(queue, row),
+            "waited_seconds": (now - row.enqueued_at) / 1_000_000,
+            "rank": rfc3339(row.rank),
+            "order": order(row.claim.priority),
+            "wants": dict(row.wants),
+            "blocked_by": blocked_by,
+            "ahead_of_it": [_named(other) for other in queue.ahead(row).first],
+            "reserved_by": self._reserved_against(row),
+            "reserves": _reserved_for(row, self._reserved, now),
+            "circle": [
+                {"waiter": _named(link.waiter), "limit": link.limit, "holder": _named(link.holder)}
+                for link in self._waits.circle(row.claim.claim_id)
+            ],
+            "notes": list(_notes(row, now, self._version)),
+        }
+
+    def holder(self, row: ClaimRow) -> dict[str, Any]:
+        """What it holds."""
+        told = lease_json(row) if row.state is not ClaimState.SKIPPED else claim_json(row)
+        return {
+            **told,
+            "state": row.state.value,
+            "held_seconds": row.held_seconds(self._snapshot.now),
+            "sessions": self._sessions(row),
+            "notes": list(_notes(row, self._snapshot.now, row.version)),
+        }
+
+    def _held(self, row: ClaimRow, key: str) -> dict[str, Any]:
+        claim = row.claim
+        return {
+            **_named(row),
+            "host": claim.host,
+            "deployment": claim.deployment,
+            "run_id": claim.run_id,
+            "op_id": claim.op_id,
+            "slots": sum(held.limit == key for held in row.slots),
+            "held_seconds": row.held_seconds(self._snapshot.now),
+            "expires_at": rfc3339(row.expires_at),
+            "sessions": self._sessions(row),
+        }
+
+    def _sessions(self, row: ClaimRow) -> list[dict[str, Any]]:
+        known = (self._alive[session_id] for session_id in row.session_ids if session_id in self._alive)
+        return [{"hostname": session.hostname, "pid": session.pid} for session in known]
+
+    def _reserved_against(self, row: ClaimRow) -> list[dict[str, Any]]:
+        """The free slots that it may not take since another waiter reserves them."""
+        reserved, rooms, now = self._reserved, self._rooms, self._snapshot.now
+        parent = self._rows.get(row.claim.parent_id or "")
+        around = frozenset(held.limit for held in parent.slots) if parent is not None else frozenset[str]()
+        asking, against = replace(_asking(row), around=around), []
+        for key, slots in sorted(row.wants.items()):
+            one = replace(asking, wants={key: slots})
+            if key in reserved and fits(one, rooms, {}, now) and not fits(one, rooms, reserved, now):
+                by = reserved[key]
+                until = rfc3339(_reserved_until(by, now))
+                against.append({"limit": key, "by": _named(self._rows[by.claim_id]), "until": until})
+        return against
 
 
 def order(priority: int) -> str:
@@ -138,28 +165,7 @@ def _named(row: ClaimRow) -> dict[str, Any]:
     }
 
 
-def _held(snapshot: Snapshot, row: ClaimRow, key: str) -> dict[str, Any]:
-    claim = row.claim
-    return {
-        **_named(row),
-        "host": claim.host,
-        "deployment": claim.deployment,
-        "run_id": claim.run_id,
-        "op_id": claim.op_id,
-        "slots": sum(held.limit == key for held in row.slots),
-        "held_seconds": row.held_seconds(snapshot.now),
-        "expires_at": rfc3339(row.expires_at),
-        "sessions": _sessions(snapshot, row),
-    }
-
-
-def _sessions(snapshot: Snapshot, row: ClaimRow) -> list[dict[str, Any]]:
-    alive = {one.session.session_id: one.session for one in snapshot.sessions}
-    known = (alive[session_id] for session_id in row.session_ids if session_id in alive)
-    return [{"hostname": session.hostname, "pid": session.pid} for session in known]
-
-
-def _notes(snapshot: Snapshot, row: ClaimRow, version: int) -> list[str]:
+def _notes(row: ClaimRow, now: int, version: int) -> list[str]:
     """What is to be said of it besides the limits."""
     notes = []
     match row.state:
@@ -172,7 +178,7 @@ def _notes(snapshot: Snapshot, row: ClaimRow, version: int) -> list[str]:
             notes.append("granted; its process has not taken the slots yet")
         case ClaimState.SKIPPED:
             notes.append(f"skipped: there was no room, and it asked not to wait; it stays so {_until(row)}")
-        case ClaimState.WAITING if row.eligible_at > snapshot.now:
+        case ClaimState.WAITING if row.eligible_at > now:
             notes.append(f"it asked not to be granted before {rfc3339(row.eligible_at)}")
         case _:
             pass
@@ -180,7 +186,7 @@ def _notes(snapshot: Snapshot, row: ClaimRow, version: int) -> list[str]:
         notes.append(
             f"the configuration is version {version} by now: its process must speak up before it can be granted"
         )
-    if row.expires_at is not None and row.expires_at < snapshot.now:
+    if row.expires_at is not None and row.expires_at < now:
         notes.append("nothing was heard of its process in time: the next sweep ends it (`penstock janitor --once`)")
     if row.claim.kind is ClaimKind.RUN_POOL:
         notes.append("a pool of run granularity: its run keeps it to its end")
@@ -201,23 +207,6 @@ def _asking(row: ClaimRow) -> Waiter:
 
 def _rooms(snapshot: Snapshot) -> dict[str, Room]:
     return {row.key: Room(row.capacity, max(0, (row.capacity or 0) - row.held)) for row in snapshot.limits}
-
-
-def _reserved_against(snapshot: Snapshot, row: ClaimRow, reserved: Reservations) -> list[dict[str, Any]]:
-    """The free slots that it may not take since another waiter reserves them."""
-    if reserved.keys().isdisjoint(row.wants):
-        return []
-    rooms, labels = _rooms(snapshot), {other.claim.claim_id: _named(other) for other in snapshot.claims}
-    parent = next((other for other in snapshot.claims if other.claim.claim_id == row.claim.parent_id), None)
-    around = frozenset(held.limit for held in parent.slots) if parent is not None else frozenset[str]()
-    asking, against = replace(_asking(row), around=around), []
-    for key, slots in sorted(row.wants.items()):
-        one = replace(asking, wants={key: slots})
-        if key in reserved and fits(one, rooms, {}, snapshot.now) and not fits(one, rooms, reserved, snapshot.now):
-            by = reserved[key]
-            until = rfc3339(_reserved_until(by, snapshot.now))
-            against.append({"limit": key, "by": labels[by.claim_id], "until": until})
-    return against
 
 
 def _reserved_for(row: ClaimRow, reserved: Reservations, now: int) -> list[dict[str, Any]]:

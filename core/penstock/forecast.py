@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 
 from penstock.claim import Claim
-from penstock.report import leases, waiters
+from penstock.queue import leases, waiters
 from penstock.rules import Demand
 from penstock.store.contract import ClaimRow, ClaimState, Snapshot
 

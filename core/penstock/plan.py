@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 from penstock.config import Concurrency
 from penstock.forecast import Resolve, may_start
-from penstock.report import leases, waiters
+from penstock.queue import Queue
 from penstock.rules import Demand, LimitKind, Source, configured_keys, limit_kind, resolve_limit
 from penstock.store.contract import ClaimRow, Snapshot
 
@@ -127,6 +128,28 @@ class Touched:
         }
 
 
+def touches(change: Change, touched: Touched) -> bool:
+    """Whether a limit that changes does so by this change."""
+    path, kind = change.path.removeprefix("concurrency."), limit_kind(touched.key)
+    before, after = touched.before, touched.after
+    if path == "pools.default_limit":
+        return Source.DEFAULT in (before.source, after.source)
+    if path == "pools.granularity":
+        return before.granularity != after.granularity
+    if path.startswith("pools.limits."):
+        return touched.key == f"pool:{path.removeprefix('pools.limits.').rpartition('.')[0]}"
+    if path == "runs.max_concurrent_runs":
+        return kind is LimitKind.RUNS
+    if path == "ops.max_concurrent":
+        return kind is LimitKind.RUN_OPS
+    for block, of, parts in (("runs", LimitKind.RUN_TAG, 1), ("ops", LimitKind.RUN_OP_TAG, 2)):
+        if kind is of and path.startswith(f"{block}.tag_concurrency_limits["):
+            rule = unquote(path.partition("[")[2].removesuffix("]"))
+            limited = unquote(touched.key.split(":", parts)[parts])
+            return limited == rule or (rule.endswith("=*") and limited.startswith(f"{rule}:"))
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """From the configuration in force as `version` to `after`. `kept` pools stay though the file does not name them."""
@@ -136,6 +159,11 @@ class Plan:
     changes: tuple[Change, ...]
     touched: tuple[Touched, ...]
     kept: Mapping[str, int]
+
+    @property
+    def idle(self) -> tuple[Change, ...]:
+        """The changes that concern nobody now: no limit that exists changes by them."""
+        return tuple(change for change in self.changes if not any(touches(change, each) for each in self.touched))
 
     def as_dict(self) -> dict[str, Any]:
         """As plain JSON values: `penstock plan --json`."""
@@ -167,16 +195,17 @@ def touched_limits(
     rows = {row.key: row for row in snapshot.limits}
     keys = {*rows, *configured_keys(before), *configured_keys(after)}
     keys |= {demand.key for demands in wanted.values() for demand in demands}
-    starting = may_start(snapshot, lambda claim: wanted[claim.claim_id])
-    touched = []
+    starting = {row.claim.claim_id for row in may_start(snapshot, lambda claim: wanted[claim.claim_id])}
+    queue, touched = Queue(snapshot), []
     for key in sorted(keys):
         old, new = Standing.of(key, before), Standing.of(key, after)
         if old == new:
             continue
-        holders = tuple(row for row in leases(snapshot) if any(slot.limit == key for slot in row.slots))
+        holders = tuple(queue.holders(key))
         asks = {claim_id: demand for claim_id, demands in wanted.items() if (demand := _on(key, demands)) is not None}
-        queue = tuple(row for row in waiters(snapshot) if row.claim.claim_id in asks or key in row.wants)
-        would_count = (row for row in leases(snapshot) if row.claim.claim_id in asks and row not in holders)
+        waiting = tuple(row for row in queue.waiters if row.claim.claim_id in asks or key in row.wants)
+        uncounted = asks.keys() - {row.claim.claim_id for row in holders}
+        would_count = (row for row in queue.leases if row.claim.claim_id in uncounted)
         touched.append(
             Touched(
                 key,
@@ -184,10 +213,10 @@ def touched_limits(
                 new,
                 held=rows[key].held if key in rows else 0,
                 holders=holders,
-                waiters=queue,
-                starting=tuple(row for row in queue if row in starting),
+                waiters=waiting,
+                starting=tuple(row for row in waiting if row.claim.claim_id in starting),
                 impossible=tuple(
-                    row for row in queue if row.claim.claim_id in asks and asks[row.claim.claim_id].impossible
+                    row for row in waiting if row.claim.claim_id in asks and asks[row.claim.claim_id].impossible
                 ),
                 uncounted=tuple(would_count) if new.source is Source.RULE else (),
             )

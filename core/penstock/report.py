@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Sequence, Set
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from penstock.claim import ClaimKind
 from penstock.config import Concurrency
 from penstock.decision import Reason
+from penstock.queue import SHOWN, Queue, leases
 from penstock.rules import LimitKind, configured_keys, limit_kind, own_pools_of, pool_key, resolve_limit
-from penstock.store.contract import ClaimRow, ClaimState, Event, HistoryRow, LimitRow, SessionRow, Snapshot
+from penstock.store.contract import ClaimRow, Event, HistoryRow, LimitRow, SessionRow, Snapshot
 
 if TYPE_CHECKING:
     from penstock.rules import Demand
-
-HOLDERS_SHOWN = 10
 
 
 def rfc3339(microseconds: int | None) -> str | None:
@@ -46,79 +45,6 @@ def describe(reasons: Sequence[Reason]) -> str:
 def impossible_reasons(demands: Sequence[Demand]) -> tuple[Reason, ...]:
     """Why a claim could never be admitted."""
     return tuple(Reason(d.key, d.slots, d.capacity, 0) for d in demands if d.impossible)
-
-
-def leases(snapshot: Snapshot) -> list[ClaimRow]:
-    """Those that hold slots, oldest first."""
-    rows = [row for row in snapshot.claims if row.state in (ClaimState.GRANTED, ClaimState.HELD)]
-    return sorted(rows, key=lambda row: (row.granted_at or 0, row.claim.claim_id))
-
-
-def waiters(snapshot: Snapshot) -> list[ClaimRow]:
-    """Those in the queue, in its order."""
-    rows = [row for row in snapshot.claims if row.state in (ClaimState.WAITING, ClaimState.PARKED)]
-    return sorted(rows, key=lambda row: (row.rank, row.claim.claim_id))
-
-
-def reasons_for(snapshot: Snapshot, claim_id: str) -> tuple[Reason, ...]:
-    """The limits that bar a waiter now."""
-    queue = waiters(snapshot)
-    row = next((row for row in queue if row.claim.claim_id == claim_id), None)
-    return barring(snapshot, row, ahead_of(queue, row)) if row is not None else ()
-
-
-def reasons_against(snapshot: Snapshot, wants: Mapping[str, int]) -> tuple[Reason, ...]:
-    """The limits that bar a claim that did not stay to wait."""
-    rows = {row.key: row for row in snapshot.limits}
-    return tuple(
-        Reason(key, slots, row.capacity, row.held, _holders(snapshot, key), links=_links(snapshot, key))
-        for key, slots in sorted(wants.items())
-        if (row := rows.get(key)) is not None and row.capacity is not None and row.capacity - row.held < slots
-    )
-
-
-def ahead_of(queue: Sequence[ClaimRow], row: ClaimRow) -> list[ClaimRow]:
-    """Waiters of lower rank that share a limit; parked ones left out."""
-    mine = (row.rank, row.claim.claim_id)
-    return [
-        other
-        for other in queue
-        if other.state is ClaimState.WAITING
-        and (other.rank, other.claim.claim_id) < mine
-        and not row.wants.keys().isdisjoint(other.wants)
-    ]
-
-
-def barring(snapshot: Snapshot, row: ClaimRow, ahead: Sequence[ClaimRow]) -> tuple[Reason, ...]:
-    """The limits that have no room for a waiter, or others before it."""
-    limits = {limit.key: limit for limit in snapshot.limits}
-    reasons = []
-    for key, slots in sorted(row.wants.items()):
-        limit = limits.get(key)
-        if limit is None or limit.capacity is None:
-            continue
-        queued = sum(1 for other in ahead if key in other.wants)
-        if limit.capacity - limit.held < slots or queued:
-            holders, links = _holders(snapshot, key), _links(snapshot, key)
-            reasons.append(Reason(key, slots, limit.capacity, limit.held, holders, queued, links))
-    return tuple(reasons)
-
-
-def holding(snapshot: Snapshot, key: str) -> list[ClaimRow]:
-    """Those that hold slots of a limit, oldest first."""
-    return [row for row in leases(snapshot) if any(held.limit == key for held in row.slots)]
-
-
-def _holding(snapshot: Snapshot, key: str) -> list[ClaimRow]:
-    return holding(snapshot, key)[:HOLDERS_SHOWN]
-
-
-def _holders(snapshot: Snapshot, key: str) -> tuple[str, ...]:
-    return tuple(row.claim.label for row in _holding(snapshot, key))
-
-
-def _links(snapshot: Snapshot, key: str) -> tuple[str | None, ...]:
-    return tuple(row.claim.url for row in _holding(snapshot, key))
 
 
 def limit_json(row: LimitRow, concurrency: Concurrency) -> dict[str, Any]:
@@ -177,25 +103,25 @@ def lease_json(row: ClaimRow) -> dict[str, Any]:
     return {**claim_json(row), "granted_at": rfc3339(row.granted_at), "slots": slots, "observed": row.observed}
 
 
-def waiter_json(snapshot: Snapshot, queue: list[ClaimRow], row: ClaimRow) -> dict[str, Any]:
+def waiter_json(queue: Queue, row: ClaimRow) -> dict[str, Any]:
     """A waiter, as in `status`, with its place and what bars it."""
-    ahead = ahead_of(queue, row)
-    capacities = {limit.key: limit.capacity for limit in snapshot.limits}
-    impossible = any(0 < (capacities.get(key) or 0) < slots for key, slots in row.wants.items())
+    ahead, limits = queue.ahead(row), queue.limits
+    capacities = {key: limits[key].capacity or 0 for key in row.wants if key in limits}
+    impossible = any(0 < capacity < row.wants[key] for key, capacity in capacities.items())
     return {
         **claim_json(row),
         "state": "impossible" if impossible else row.state.value,
         "enqueued_at": rfc3339(row.enqueued_at),
-        "position": 1 + len(ahead),
-        "ahead": [other.claim.claim_id for other in ahead[:HOLDERS_SHOWN]],
+        "position": 1 + ahead.count,
+        "ahead": [other.claim.claim_id for other in ahead.first],
         "blocked_by": [
             {
                 "limit": reason.limit,
                 "capacity": reason.capacity,
                 "held": reason.held,
-                "holders": [holder.claim.claim_id for holder in _holding(snapshot, reason.limit)],
+                "holders": [holder.claim.claim_id for holder in queue.holders(reason.limit)[:SHOWN]],
             }
-            for reason in barring(snapshot, row, ahead)
+            for reason in queue.barring(row)
         ],
     }
 
@@ -252,10 +178,10 @@ def session_json(row: SessionRow) -> dict[str, Any]:
 
 def status(snapshot: Snapshot, concurrency: Concurrency) -> dict[str, Any]:
     """Everything live, as `penstock status --json` prints it."""
-    queue = waiters(snapshot)
+    queue = Queue(snapshot)
     return {
         "limits": all_limits(snapshot.limits, concurrency),
         "leases": [lease_json(row) for row in leases(snapshot)],
-        "waiters": [waiter_json(snapshot, queue, row) for row in queue],
+        "waiters": [waiter_json(queue, row) for row in queue.waiters],
         "sessions": [session_json(row) for row in snapshot.sessions],
     }

@@ -56,17 +56,17 @@ class Wait:
         """
         try:
             decision = self._ask()
-        except StoreUnavailable as error:
+            if self._away_since:
+                self._away_since, self._pause_seconds = 0.0, self._engine.settings.poll_min_seconds
+            if isinstance(decision, Granted):
+                if self._request.announced and self._request.tell is None:
+                    log.info("%s: slots granted after %.1f s", self._request.claim.label, decision.lease.waited_seconds)
+                return decision.lease
+            if isinstance(decision, Refused):
+                self._refuse(decision)
+            return self._bounded(self._next_pause())
+        except StoreUnavailable as error:  # of the answer, or of the reasons for it
             return self._while_away(error)
-        if self._away_since:
-            self._away_since, self._pause_seconds = 0.0, self._engine.settings.poll_min_seconds
-        if isinstance(decision, Granted):
-            if self._request.announced and self._request.tell is None:
-                log.info("%s: slots granted after %.1f s", self._request.claim.label, decision.lease.waited_seconds)
-            return decision.lease
-        if isinstance(decision, Refused):
-            self._refuse(decision)
-        return self._bounded(self._next_pause())
 
     @contextlib.contextmanager
     def listening(self, wake: Callable[[], None]) -> Iterator[None]:
@@ -144,7 +144,7 @@ class Wait:
         if settings.on_store_error == "fail" or now - self._away_since >= settings.store_retry_seconds:
             raise error
         log.warning("the store is away, nothing is admitted meanwhile; trying again: %s", error)
-        self._pause_seconds = min(self._pause_seconds * 2, 5.0)
+        self._pause_seconds = min(self._pause_seconds * 2, 3.0)  # all go on within 5 s
         return self._bounded(self._pause_seconds, announce=False)
 
     def _next_pause(self) -> float:
@@ -169,7 +169,10 @@ class Wait:
         left = self._timeout_seconds - waited
         if left <= 0:
             reasons = self._announce() if announce else ()
-            self._request.withdraw()
+            try:
+                self._request.withdraw()
+            except StoreUnavailable as error:
+                log.warning("%s gives up, which the store hears of later: %s", self._request.claim.label, error)
             self._engine.refused(self._request.claim, reasons, "timed_out", waited)
             raise WaitTimeout(
                 f"{self._request.claim.label}: no slot within {self._timeout_seconds:g} s ({self._why(reasons)}); "

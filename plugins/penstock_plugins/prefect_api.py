@@ -24,20 +24,21 @@ BESIDES = {
 }
 
 
-def everything(api_url: str) -> tuple[list[Any], list[str]]:
-    """Rows of all kinds that may hold a limit, and a note on each kind that this API does not give out.
+def everything(api_url: str) -> tuple[list[Any], list[Fault]]:
+    """Rows of all kinds that may hold a limit, and each kind that this API does not give out.
 
     Authenticated by `PREFECT_API_AUTH_STRING`, else `PREFECT_API_KEY`. Raises ConfigError when it cannot be asked.
     """
     address = urlsplit(api_url)
     if address.username or address.password:  # not in errors either, which name the source
         raise ConfigError([Fault("user and password belong into PREFECT_API_AUTH_STRING, as user:password")])
-    rows, unseen = _rows(api_url, LIMITS), []
+    rows: list[Any] = _rows(api_url, LIMITS)
+    unseen: list[Fault] = []
     for path, what in BESIDES.items():
         try:
             rows += _rows(api_url, path)
         except _NotGiven as error:
-            unseen.append(f"The {what} are not given out ({error.faults[0].message}): look for them yourself.")
+            unseen.append(Fault(f"not given out ({error.faults[0].message}); look for them yourself", path=what))
     return rows, unseen
 
 

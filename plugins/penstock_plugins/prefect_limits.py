@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from penstock.claim import CAPACITY_MAX, can_name_pool
 from penstock.errors import ConfigError, Fault
 from penstock.hookspecs import ImportedConfiguration, hookimpl
 
-from penstock_plugins import prefect_api
+from penstock_plugins import exports, prefect_api
 
 KIND = "prefect-limits"
+COMMAND = "prefect gcl ls -o json"
 TAG, DEPLOYMENT = "tag:", "deployment:"
 LISTED_AT_MOST = 100
 Row = Mapping[str, Any]
+NOTHING = type(None)
+TYPES: Mapping[str, tuple[type, ...]] = {
+    "slot_decay_per_second": (int, float, NOTHING),
+    "global_concurrency_limit": (dict, NOTHING),
+    "concurrency_options": (dict, NOTHING),
+}
+"""What is read of a row beside its limit, where the row has it."""
 
 
 @hookimpl(trylast=True)
@@ -31,25 +38,35 @@ def penstock_import_configuration(kind: str, source: str) -> ImportedConfigurati
     if source.startswith(("http://", "https://")):
         rows, unseen = prefect_api.everything(source)
         return imported(rows, unseen)
-    return imported(_read(source))
+    listed = exports.read(source, COMMAND)
+    rows = [listed] if isinstance(listed, dict) else listed  # `prefect gcl inspect -o json`
+    if not isinstance(rows, list):
+        raise exports.unlike(COMMAND, "a list of limits is")
+    return imported(rows)
 
 
-def imported(rows: Sequence[Any], notes: Iterable[str] = ()) -> ImportedConfiguration:
-    """The limits of what Prefect lists, with a note on each that is left out or means something else here."""
+def imported(rows: Sequence[Any], unseen: Iterable[Fault] = ()) -> ImportedConfiguration:
+    """The limits of what Prefect lists, with a note on each that means something else here. Raises ConfigError.
+
+    `unseen`: what else may hold limits.
+    """
     reading = _Reading(rows)
     for number, row in enumerate(rows, start=1):
         reading.take(number, row)
     if reading.faults:
         raise ConfigError(reading.faults)
-    return ImportedConfiguration({"pools": {"limits": reading.limits}}, (*notes, *reading.notes))
+    return ImportedConfiguration(
+        {"pools": {"limits": reading.limits}}, tuple(reading.notes), left_out=(*unseen, *reading.left_out)
+    )
 
 
 class _Reading:
-    """Row after row: `limits`, `notes` and `faults` grow."""
+    """Row after row: `limits`, `notes`, `left_out` and `faults` grow."""
 
     def __init__(self, rows: Sequence[Any]) -> None:
         self.limits: dict[str, dict[str, int]] = {}
         self.notes: list[str] = []
+        self.left_out: list[Fault] = []
         self.faults: list[Fault] = []
         self._known: dict[str, Any] = {}
         self._told_by_deployments = {
@@ -58,15 +75,17 @@ class _Reading:
             if isinstance(row, Mapping) and _kind(row) is _Reading._deployment
         }
         if sum(isinstance(row, Mapping) and "slot_decay_per_second" in row for row in rows) == LISTED_AT_MOST:
-            self.notes.append(
-                f"`prefect gcl ls` lists {LISTED_AT_MOST} limits at most, and so many are here: "
-                "there may be more; the API gives all (`--api-url`)."
+            self._left_out(
+                "limits beyond these",
+                f"`prefect gcl ls` lists {LISTED_AT_MOST} at most, as many as are here; the API gives all: `--api-url`",
             )
 
     def take(self, number: int, row: Any) -> None:
         read = _kind(row) if isinstance(row, Mapping) else None
         if read is None:
             self._fault(f"entry {number}", "nothing that Prefect lists with a limit")
+        elif odd := [key for key, kinds in TYPES.items() if not isinstance(row.get(key), kinds)]:
+            self._fault(f"entry {number}", f"{odd[0]} {row[odd[0]]!r} is not as Prefect writes it")
         else:
             read(self, row)
 
@@ -137,7 +156,7 @@ class _Reading:
                     self._note(f"{name}: with 0 slots Prefect fails such tasks at once; here they wait for a change")
 
     def _left_out(self, what: str, why: str) -> None:
-        self._note(f"{what}: left out, since {why}")
+        self.left_out.append(Fault(why, path=what))
 
     def _note(self, text: str) -> None:
         self.notes.append(f"{text}.")
@@ -158,17 +177,3 @@ def _kind(row: Row) -> Callable[[_Reading, Row], None] | None:
         if all(key in row for key in keys):
             return read
     return None
-
-
-def _read(path: str) -> Sequence[Any]:
-    try:
-        rows = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError([Fault(f"cannot be read: {error.strerror}")]) from None
-    except ValueError as error:
-        raise ConfigError([Fault(f"not the JSON that `prefect gcl ls -o json` writes: {error}")]) from None
-    if isinstance(rows, dict):
-        rows = [rows]  # `prefect gcl inspect -o json`
-    if not isinstance(rows, list):
-        raise ConfigError([Fault("not what `prefect gcl ls -o json` writes: a list of limits is expected")])
-    return rows

@@ -10,10 +10,11 @@ import os
 import threading
 import time
 from collections.abc import Callable, MutableMapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from penstock.decision import Granted
-from penstock.errors import PenstockError, StoreUnavailable
+from penstock.errors import Blocked, PenstockError, Skipped, StoreUnavailable, WaitTimeout
 from penstock.rules import LimitKind
 from penstock.store.contract import ClaimState
 from prefect.context import FlowRunContext
@@ -21,7 +22,8 @@ from prefect.logging import get_logger
 from prefect.plugins import register_hook
 
 from penstock_prefect import asking, installation
-from penstock_prefect.claims import NOWHERE, Standing
+from penstock_prefect.absence import Absence
+from penstock_prefect.claims import NOWHERE, Limits, Standing
 from penstock_prefect.giving_up import Ended, torn_down
 from penstock_prefect.tickets import OLDER_HOLDS
 
@@ -73,19 +75,22 @@ def _is_on(environment: MutableMapping[str, Any], variable: str) -> bool:
     return str(environment.get(variable) or "").strip().lower() in ("1", "true", "t", "yes", "y", "on")
 
 
-def standing(engine: Engine) -> Standing:
+def standing(engine: Engine, limits: Limits) -> Standing:
     """What this process stands under: its run, if somebody holds a lease for that which it then joins; else nothing.
 
-    Looked for once in each process. Waits for an attempt before this one that holds its slots still, and for a store
-    that is away as `on_store_error` says. Raises StoreUnavailable, and CancelledError when nobody wants this any more.
+    Looked for once in each process. Waits for an attempt before this one that holds its slots still, as `limits` say:
+    raises Skipped, Blocked or WaitTimeout; and for a store that is away as `on_store_error` says: StoreUnavailable.
+    Raises CancelledError when nobody wants this any more.
     """
-    patient_until, ended, told = time.monotonic(), Ended(None), False
+    began, ended, told = time.monotonic(), Ended(None), False
+    patient_until = began
     if engine.settings.on_store_error == "wait":
         patient_until += engine.settings.store_retry_seconds
     while True:
         try:
             if (found := _once(engine, _attempt_here)) is not None:
                 return found
+            _wait_for_older(limits, time.monotonic() - began)
             if not told:
                 log.info("Penstock: this waits: %s", OLDER_HOLDS)
             told = True
@@ -98,6 +103,14 @@ def standing(engine: Engine) -> Standing:
         time.sleep(PAUSE_SECONDS)
         if ended.is_set():
             raise torn_down()
+
+
+def _wait_for_older(limits: Limits, waited_seconds: float) -> None:
+    if limits.on_blocked != "wait":
+        raise (Skipped if limits.on_blocked == "skip" else Blocked)(OLDER_HOLDS, ())
+    timeout = limits.wait_timeout_seconds
+    if timeout is not None and waited_seconds >= timeout:
+        raise WaitTimeout(f"{OLDER_HOLDS}, after {timeout:g} s; wait longer, or end that attempt")
 
 
 def _once(engine: Engine, attempt: Callable[[str], int | None]) -> Standing | None:
@@ -141,11 +154,20 @@ def _joined(engine: Engine, claim: Claim, run: RunLease) -> Standing:
         return NOWHERE
     if lease.session_id is not None:
         _end_session_before(engine, lease.session_id)
+    return replace(standing_of(claim.run_id or "", run), lease=lease, absence=Absence())
+
+
+def standing_of(run_id: str, run: RunLease) -> Standing:
+    """What a task stands under whose run holds that."""
     prefix = f"{LimitKind.POOL}:"
     pools = {key.removeprefix(prefix): slots for key, slots in run.held.items() if key.startswith(prefix)}
-    return Standing(
-        run_id=claim.run_id, run_claim_id=lease.claim_id, priority=run.priority, run_pools=pools, lease=lease
-    )
+    return Standing(run_id=run_id, run_claim_id=run.claim_id, priority=run.priority, run_pools=pools)
+
+
+def stands_under(standing: Standing) -> None:
+    """The run that this process has joined has another lease now."""
+    if (joined := _standings.get(os.getpid())) is not None and joined.run_id == standing.run_id:
+        _standings[os.getpid()] = standing
 
 
 def _end_session_before(engine: Engine, session_id: str) -> None:

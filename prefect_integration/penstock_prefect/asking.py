@@ -53,6 +53,20 @@ def attempt_to_come(flow_run_id: str) -> int | None:
         return None
 
 
+def runs_around(flow_run: Any) -> Iterator[str]:
+    """The ids of the flow runs of which this is a subflow, the innermost first. Raises as Prefect's client.
+
+    One that was started as a run of a deployment has a parent as well, and is a run of its own.
+    """
+    with client() as asked:
+        while flow_run.parent_task_run_id is not None and flow_run.deployment_id is None:
+            task_run = asked.read_task_run(flow_run.parent_task_run_id)
+            if task_run.flow_run_id is None:
+                return
+            yield str(task_run.flow_run_id)
+            flow_run = asked.read_flow_run(task_run.flow_run_id)
+
+
 def own_server() -> str | None:
     """What tells this Prefect server from others, by whatever URL it is reached; None where nothing does.
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from penstock.lease import Lease
 
+    from penstock_prefect.absence import Absence
+
 HOST = "prefect"
 
 
@@ -108,7 +110,7 @@ class Standing:
     `run_id` is the run under limits (None outside one), and `run_claim_id` the claim of its lease; `op_claim_id` that
     of the limited op or block around. `run_pools` are held by the flows around it and cover the asks of tasks;
     `op_pools` are held by the op itself and cover only blocks nested in it. `lease` is the innermost one. `ended` is
-    set when the limited flow around it is torn down: waiters give up then.
+    set when the limited flow around it is torn down: waiters give up then. `absence` is that of the run's own lease.
     """
 
     run_id: str | None = None
@@ -119,6 +121,7 @@ class Standing:
     op_pools: Mapping[str, int] = field(default_factory=dict)
     lease: Lease | None = None
     ended: Event | None = None
+    absence: Absence | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """What of it concerns the whole run, as plain JSON values: for tasks of the run in other processes."""
@@ -222,17 +225,8 @@ def subflow_claim(
     )
     if not pools:
         return None, below
-    claim = Claim(
-        kind=ClaimKind.OP,
-        host=HOST,
-        deployment=deployment,
-        run_id=standing.run_id,
-        op_id=facts.flow_run_id,
-        attempt=facts.run_count,
-        pools=pools,
-        priority=priority,
-        url=facts.url,
-        name=facts.name,
+    claim = _op_claim(
+        facts, deployment, run_id=standing.run_id, op_id=facts.flow_run_id, pools=pools, priority=priority
     )
     return claim, below
 
@@ -241,19 +235,15 @@ def task_claim(facts: TaskFacts, limits: Limits, deployment: str, standing: Stan
     """The claim of one attempt of a task; it may ask for nothing. Raises ClaimError as `check_of_task`."""
     check_of_task(facts.task_name, limits)
     pools = uncovered(limits.pools, standing.run_pools, "run")
-    claim = Claim(
-        kind=ClaimKind.OP,
-        host=HOST,
-        deployment=deployment,
+    claim = _op_claim(
+        facts,
+        deployment,
         run_id=standing.run_id or facts.flow_run_id,
         op_id=facts.task_run_id,
-        attempt=facts.run_count,
         pools=pools,
         tags=op_tags(facts)[0],
         priority=standing.priority + limits.priority,
-        url=facts.url,
         in_run=standing.run_id is not None,
-        name=facts.name,
         step=facts.step,
     )
     return claim, replace(standing, op_claim_id=claim.claim_id, op_pools=pools)
@@ -280,6 +270,18 @@ def block_claim(limits: Limits, deployment: str, standing: Standing, around: str
         name=f"{around} slots",
     )
     return claim, replace(standing, op_claim_id=claim.claim_id, op_pools={**standing.op_pools, **pools})
+
+
+def _op_claim(facts: FlowFacts | TaskFacts, deployment: str, **of_claim: Any) -> Claim:
+    return Claim(
+        kind=ClaimKind.OP,
+        host=HOST,
+        deployment=deployment,
+        attempt=facts.run_count,
+        url=facts.url,
+        name=facts.name,
+        **of_claim,
+    )
 
 
 def check_of_task(task_name: str, limits: Limits) -> None:

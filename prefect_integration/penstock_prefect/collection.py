@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from penstock_prefect.worker import LimitedRuns, PenstockProcessWorker
+from penstock_prefect.process_worker import PenstockProcessWorker
+from penstock_prefect.worker import LimitedRuns
 
 __all__ = ["LimitedRuns", "PenstockProcessWorker"]

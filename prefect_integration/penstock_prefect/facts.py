@@ -77,6 +77,12 @@ def place() -> str:
     return " ".join(names) or f"process {os.getpid()} on {socket.gethostname()}"
 
 
+def flow_run_around() -> Any:
+    """The flow run around the code that runs here, as Prefect's client knows it; None outside of flows."""
+    context = FlowRunContext.get()
+    return context.flow_run if context is not None else None
+
+
 def carried() -> Mapping[str, Any] | None:
     """What `carry` left where the flow was, in whatever process Prefect has taken its context to since."""
     context = FlowRunContext.get()

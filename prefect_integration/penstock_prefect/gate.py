@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
@@ -18,10 +19,16 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import httpx
+from penstock.errors import Skipped, StoreUnavailable
+from penstock.store.contract import ClaimState
+from prefect.exceptions import Pause, PrefectException
+
 from penstock_prefect import adoption, asking, claims, facts, installation
+from penstock_prefect.attempts import Attempt, Kind, standing_here
 from penstock_prefect.claims import Limits, Standing
 from penstock_prefect.giving_up import left_behind, torn_down
-from penstock_prefect.passage import Attempt, Kind, Passage, run_lives, standing_here
+from penstock_prefect.passage import Passage, run_lives
 
 if TYPE_CHECKING:
     import logging
@@ -31,6 +38,8 @@ if TYPE_CHECKING:
 
     from penstock_prefect.claims import FlowFacts, TaskFacts
 
+_subflows: dict[tuple[int, str], Standing] = {}  # of this process's pool, which ends with its flow
+_subflows_lock = threading.Lock()
 THREADS = 4
 """In which async attempts look for what they must claim. The loop's own may all be busy waiting for a slot."""
 
@@ -45,6 +54,9 @@ def attempt(limits: Limits) -> Iterator[Attempt]:
     passage = _passage(limits)
     try:
         yield passage.acquire()
+    except Pause as pause:
+        passage.leave_suspended(pause.state)
+        raise
     finally:
         passage.give_back()
 
@@ -57,6 +69,9 @@ async def attempt_async(limits: Limits) -> AsyncIterator[Attempt]:
     passage = await asyncio.get_running_loop().run_in_executor(_threads(os.getpid()), look)
     try:
         yield await passage.acquire_async()
+    except Pause as pause:
+        await passage.off_loop(partial(passage.leave_suspended, pause.state))
+        raise
     finally:
         await passage.give_back_async()
 
@@ -77,8 +92,12 @@ def _passage(limits: Limits) -> Passage:
             _say_off(os.getpid())
         return Passage(None, limits, logger, kind, standing_here(), lambda standing: (None, standing))
     outer = standing_here() if flow is not None else _outer(engine)
+    refused: Skipped | None = None
     if outer is claims.NOWHERE:
-        outer = adoption.standing(engine)
+        try:
+            outer = adoption.standing(engine, limits)
+        except Skipped as error:
+            refused = error
     if flow is not None and outer.run_id is not None:
         kind = "subflow"
         if limits.within is not None:
@@ -90,7 +109,7 @@ def _passage(limits: Limits) -> Passage:
             flow = replace(flow, deployment_name=asking.deployment_name())
         _warn_of_tags(logger, claims.run_tags(flow)[1])
     claimed = partial(_claimed, task, flow, limits, engine.deployment)
-    return Passage(engine, limits, logger, kind, outer, claimed)
+    return Passage(engine, limits, logger, kind, outer, claimed, refused=refused)
 
 
 @functools.cache
@@ -117,13 +136,39 @@ def _outer(engine: Engine) -> Standing:
     over goes on by itself.
     """
     standing = standing_here()
-    if standing is not claims.NOWHERE or (carried := facts.carried()) is None:
+    if standing is not claims.NOWHERE:
         return standing
-    standing = Standing.from_dict(carried)
+    if (carried := facts.carried()) is not None:
+        standing = Standing.from_dict(carried)
+    elif facts.is_elsewhere() and (flow_run := facts.flow_run_around()) is not None:
+        standing = _around_subflow(engine, flow_run)
+    if standing.run_id is None:
+        return claims.NOWHERE
     if not facts.is_elsewhere() or run_lives(engine, standing):
         return standing
     if left_behind():
         raise torn_down()
+    return claims.NOWHERE
+
+
+def _around_subflow(engine: Engine, flow_run: Any) -> Standing:
+    """What a subflow that is under no limits stands under, of whose process pool this is one."""
+    with _subflows_lock:
+        key = os.getpid(), str(flow_run.id)
+        if key not in _subflows:
+            _subflows[key] = _asked_of_subflow(engine, flow_run)
+        return _subflows[key]
+
+
+def _asked_of_subflow(engine: Engine, flow_run: Any) -> Standing:
+    try:
+        for run_id in asking.runs_around(flow_run):
+            engine.configuration()  # the first question makes sure of the store
+            run = engine.store.run_lease(engine.run_claim(run_id).holder or "")
+            if run is not None and run.state is ClaimState.HELD:
+                return adoption.standing_of(run_id, run)
+    except (StoreUnavailable, httpx.HTTPError, PrefectException) as error:
+        facts.run_logger().warning("Penstock: the run around this subflow is not known here: %s", error)
     return claims.NOWHERE
 
 

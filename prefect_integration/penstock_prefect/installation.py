@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from prefect.logging import get_logger
 
-from penstock_prefect import asking
+from penstock_prefect import asking, probing
 from penstock_prefect.claims import HOST
 from penstock_prefect.settings import settings
 
@@ -56,6 +56,8 @@ def _connected(url: str, deployment: str, figures: Settings) -> Engine:
     """
     from penstock.connection import connect  # noqa: PLC0415  # SQLAlchemy loads here, not at import
 
+    if settings().hold_while_suspended:
+        probing.watch()  # no process stands behind a run that is suspended
     engine = connect(
         url, host=HOST, deployment=deployment, settings=figures, fingerprint=asking.own_server(), lazy=True
     )

@@ -7,10 +7,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar, copy_context
-from dataclasses import dataclass, replace
+from contextvars import copy_context
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 from penstock.claim import ClaimKind, run_pool_claim
@@ -22,10 +22,13 @@ from penstock.waiting import Cancelled
 from prefect.states import Completed
 from prefect.transactions import get_transaction
 
-from penstock_prefect import claims, facts
+from penstock_prefect import facts
+from penstock_prefect.absence import Absence
+from penstock_prefect.attempts import Attempt, Kind
 from penstock_prefect.claims import Limits, Standing
 from penstock_prefect.giving_up import Ended, left_behind, torn_down
 from penstock_prefect.showing import SHOWN_AFTER_SECONDS, Shown
+from penstock_prefect.suspended import is_suspended, keep
 
 if TYPE_CHECKING:
     import logging
@@ -36,43 +39,7 @@ if TYPE_CHECKING:
     from penstock.request import Request
 
 CANCEL_POLL_SECONDS = 0.2
-Kind = Literal["task", "flow", "subflow", "block"]
 T = TypeVar("T")
-
-_standing: ContextVar[Standing] = ContextVar("penstock_standing", default=claims.NOWHERE)
-
-
-def standing_here() -> Standing:
-    """What the code that runs here stands under, as attempts in this process know it."""
-    return _standing.get()
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One attempt that passed the gate, or (`skipped`, the state to end in) one that was turned away there.
-
-    `standing.lease` is the innermost lease held here; None when Penstock is inactive or nothing is limited.
-    """
-
-    standing: Standing
-    kind: Kind
-    skipped: Any = None
-
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """While inside, claims made here know what is held around them."""
-        token = _standing.set(self.standing)
-        try:
-            yield
-        except Exception:
-            raise
-        except BaseException:
-            # SIGTERM or a cancellation passes here before Prefect waits for the flow's threads: end their waits.
-            if self.standing.ended is not None and self.kind in ("flow", "subflow"):
-                self.standing.ended.set()
-            raise
-        finally:
-            _standing.reset(token)
 
 
 def run_lives(engine: Engine, standing: Standing) -> bool:
@@ -88,7 +55,8 @@ class Passage:
     """One attempt's. `claimed` makes of what is around it the claim, None where nothing is to be asked, and what the
     attempt stands under with it. `engine` is None where nothing is limited.
 
-    `lease` is what it has in hand: whoever makes a passage gives that back, however the attempt ends.
+    `refused`: it is to be skipped already. `lease` is what it has in hand: whoever makes a passage gives that back,
+    however the attempt ends.
     """
 
     def __init__(
@@ -99,7 +67,10 @@ class Passage:
         kind: Kind,
         outer: Standing,
         claimed: Callable[[Standing], tuple[Claim | None, Standing]],
+        *,
+        refused: Skipped | None = None,
     ) -> None:
+        self._refused = refused
         self.lease: Lease | None = None
         self._engine, self._limits, self._logger, self._kind = engine, limits, logger, kind
         self._claimed = claimed
@@ -112,11 +83,17 @@ class Passage:
         self._claim, self._standing = self._claimed(outer)
         if self._engine is not None and self._kind in ("flow", "subflow"):
             self._standing = replace(self._standing, ended=threading.Event())
+        if self._kind == "flow":
+            self._standing = replace(self._standing, absence=Absence())
+        self._absence = outer.absence
+        self._absences = outer.absence.past if outer.absence is not None else 0
         self._shown = Shown(self._logger)
 
     def acquire(self) -> Attempt:
         """Wait for the lease as the limits say, in this thread."""
         self._blocks_loop = _loop_runs_here()
+        if self._refused is not None:
+            return self._skip(self._refused)
         while True:
             ended = self._ended()
             try:
@@ -130,11 +107,15 @@ class Passage:
             except Skipped as skipped:
                 return self._skip(skipped)
             except (ClaimError, LeaseLost):
-                if not self._leaves_its_run(ended):
+                while self._run_is_absent(ended):
+                    time.sleep(CANCEL_POLL_SECONDS)
+                if not self._claims_anew(ended):
                     raise
 
     async def acquire_async(self) -> Attempt:
         """As `acquire`, on the event loop."""
+        if self._refused is not None:
+            return await self.off_loop(partial(self._skip, self._refused))
         while True:
             ended = self._ended()
             try:
@@ -143,9 +124,11 @@ class Passage:
                         await self._await(request, ended)
                 return self._passed()
             except Skipped as skipped:
-                return await self._off_loop(partial(self._skip, skipped))
+                return await self.off_loop(partial(self._skip, skipped))
             except (ClaimError, LeaseLost):
-                if not await self._off_loop(partial(self._leaves_its_run, ended)):
+                while self._run_is_absent(ended):
+                    await asyncio.sleep(CANCEL_POLL_SECONDS)
+                if not await self.off_loop(partial(self._claims_anew, ended)):
                     raise
 
     def give_back(self) -> None:
@@ -153,17 +136,30 @@ class Passage:
         lease, self.lease = self.lease, None
         if lease is None or lease.claim.kind is ClaimKind.RUN_POOL:  # the run keeps that
             return
+        absence = self._standing.absence if self._kind == "flow" else None
         try:
-            lease.release()
+            for taken in [lease, *(absence.taken if absence is not None else [])]:
+                taken.release()
         except StoreUnavailable as error:
             # The work is done and its result is good: the run does not fail for this.
             self._logger.error("The slots could not be given back; they are freed when they expire: %s", error)
+
+    def leave_suspended(self, state: Any) -> None:
+        """Where the run is suspended, and keeps its slots then: leave them in the store."""
+        engine, standing = self._engine, self._standing
+        if engine is None or self._kind not in ("flow", "subflow") or not is_suspended(state):
+            return
+        lease = self.lease if self._kind == "flow" else engine.leases.find(standing.run_claim_id or "")
+        if standing.absence is not None and standing.absence.taken:
+            lease = standing.absence.taken[-1]
+        if lease is not None:
+            keep(engine, engine.leases.find(lease.claim_id), standing.run_pools)
 
     async def give_back_async(self) -> None:
         """As `give_back`, off the event loop. Once begun it is finished, though this be cancelled."""
         if self.lease is not None:
             with anyio.CancelScope(shield=True):  # a timeout that ends the attempt finds the slots free
-                await self._off_loop(self.give_back)
+                await self.off_loop(self.give_back)
 
     def _ended(self) -> Ended:
         engine, standing = self._engine, self._standing
@@ -196,7 +192,7 @@ class Passage:
         try:
             while not waiting.done():
                 await asyncio.wait({waiting}, timeout=CANCEL_POLL_SECONDS)
-                if await self._off_loop(ended.is_set) if ended.is_io else ended.is_set():
+                if await self.off_loop(ended.is_set) if ended.is_io else ended.is_set():
                     raise torn_down()
         except asyncio.CancelledError:
             waiting.cancel()
@@ -205,21 +201,38 @@ class Passage:
             raise
         self.lease = waiting.result()
 
-    async def _off_loop(self, work: Callable[[], T]) -> T:
+    async def off_loop(self, work: Callable[[], T]) -> T:
+        """Do the work in a thread, where it may be I/O."""
         return work() if self._engine is None else await self._engine.off_loop(work)
 
-    def _leaves_its_run(self, ended: Ended) -> bool:
-        """Whether the claim failed since its run has no lease any more; it is then made anew, outside of the run.
+    def _run_is_absent(self, ended: Ended) -> bool:
+        """Whether the run around has given its slots back for a while. Raises CancelledError when it is torn down."""
+        if self._absence is None or self._absence.is_over:
+            return False
+        if ended.is_set():
+            raise torn_down()
+        return True
+
+    def _claims_anew(self, ended: Ended) -> bool:
+        """Whether the claim failed since its run had no lease; it is then made anew, outside of the run where that has
+        none any more.
 
         The run's lease was lost while the store was away, or the run is over and a task of it goes on: what the run
-        held it does not cover any more.
+        held it does not cover any more. A run that was absent for a while has its slots again.
         """
         engine, claim, request = self._engine, self._claim, self._request
-        if engine is None or claim is None or not claim.in_run or run_lives(engine, self._outer):
+        if engine is None or claim is None or not claim.in_run:
             return False
-        if request is not None:
+        was_absent = self._absence is not None and self._absence.past > self._absences
+        lives = run_lives(engine, self._outer)
+        if lives and not was_absent:
+            return False
+        if request is not None and not (lives and claim.holder):  # one that its new claim finds keeps its place
             with suppress(StoreUnavailable):  # the next beat ends what nobody answers for
                 request.withdraw()
+        if lives:
+            self._claim_under(self._outer)
+            return True
         if left_behind() or ended.is_set():
             raise torn_down()
         self._logger.warning(
@@ -278,7 +291,7 @@ class Passage:
     def _skip(self, skipped: Skipped) -> Attempt:
         if self._kind == "block":
             raise skipped
-        reason = describe(skipped.reasons)
+        reason = describe(skipped.reasons) if skipped.reasons else str(skipped)
         self._logger.info("Skipped, not waiting for slots: %s", reason)
         if self._kind == "task" and (transaction := get_transaction()) is not None:
             # Otherwise the empty result would be cached, and later runs would take it for the real one.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from datetime import UTC, datetime
+from typing import Any
 
 import httpx
 from penstock.claim import ClaimKind
@@ -14,15 +16,16 @@ from prefect.exceptions import ObjectNotFound
 from penstock_prefect import asking
 from penstock_prefect.claims import HOST
 from penstock_prefect.settings import settings
+from penstock_prefect.suspended import RESUMING, is_suspended
 
 log = logging.getLogger("penstock.prefect")
 IN_PROCESS = "AwaitingRetry"
 """The name of the one Scheduled state in which a run still has its process."""
 
 
-def attempt_is_alive(flow_run_id: str, attempt: int) -> bool:
-    """Whether the API has the run, and that attempt of it is to come or under way: not over, suspended or followed by
-    another. Raises httpx.HTTPError when it does not answer.
+def attempt_is_alive(flow_run_id: str, attempt: int, *, held_while_suspended: bool = False) -> bool:
+    """Whether the API has the run, and that attempt of it is to come or under way: not over or followed by another,
+    and suspended only where it keeps what it holds. Raises httpx.HTTPError when it does not answer.
     """
     with asking.client() as client:
         try:
@@ -32,11 +35,21 @@ def attempt_is_alive(flow_run_id: str, attempt: int) -> bool:
     state = run.state
     if state is None:
         return True
-    if state.is_final() or (state.is_paused() and state.state_details.pause_reschedule):
+    if is_suspended(state):
+        return held_while_suspended and not _is_too_late(state)
+    if state.is_final():
         return False
+    if state.name == RESUMING:
+        return held_while_suspended
     if state.is_scheduled() and state.name != IN_PROCESS:
         return bool(run.run_count < attempt)
     return True
+
+
+def _is_too_late(suspended: Any) -> bool:
+    """Whether nobody can resume it any more."""
+    until: datetime | None = suspended.state_details.pause_timeout
+    return until is not None and until < datetime.now(UTC)
 
 
 class _Probe:
@@ -48,7 +61,8 @@ class _Probe:
         if not ours or run.kind is not ClaimKind.RUN or run.run_id is None:
             return None
         try:
-            return attempt_is_alive(run.run_id, run.attempt)
+            held = settings().holds_while_suspended(run.pools)
+            return attempt_is_alive(run.run_id, run.attempt, held_while_suspended=held)
         except httpx.HTTPError as error:
             log.warning("Penstock: the API does not say whether run %s is over: %s", run.run_id, error)
             return None

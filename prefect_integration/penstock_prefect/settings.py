@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import os
 import threading
+from collections.abc import Iterable
 from dataclasses import replace
+from fnmatch import fnmatchcase
 
 from penstock.settings import Enforcement, OnStoreError, Settings, configured_url
 from penstock.settings import deployment as deployment_name
@@ -73,6 +75,14 @@ class PenstockSettings(PrefectBaseSettings):  # type: ignore[misc]  # Prefect is
             "Without it PENSTOCK_POOL_PER_OP counts. Only what is under @limited or limit_all asks for slots."
         ),
     )
+    hold_while_suspended: str | None = Field(
+        default=None,
+        description=(
+            "Patterns (as file names have), comma separated: a run whose pools all match keeps its slots while it is "
+            "suspended, until it is resumed or over; one without pools does where a pattern is `*`. Without it the "
+            "slots are free meanwhile."
+        ),
+    )
     waiting_states: bool = Field(
         default=True,
         description="Whether a task that waits for longer than a second shows the state AwaitingConcurrencySlot.",
@@ -85,6 +95,11 @@ class PenstockSettings(PrefectBaseSettings):  # type: ignore[misc]  # Prefect is
         default=True,
         description="Whether a flow run that waits for longer than 5 s gets an artifact that explains the wait.",
     )
+
+    def holds_while_suspended(self, pools: Iterable[str]) -> bool:
+        """Whether a run of these pools keeps its slots: it gives them back as a whole, or not at all."""
+        patterns = _listed(self.hold_while_suspended)
+        return all(any(fnmatchcase(pool, pattern) for pattern in patterns) for pool in list(pools) or [""])
 
     @property
     def configured_store_url(self) -> str | None:
@@ -109,12 +124,16 @@ class PenstockSettings(PrefectBaseSettings):  # type: ignore[misc]  # Prefect is
             "enforcement": self.enforcement,
             "on_store_error": self.on_store_error,
             "store_retry_seconds": self.store_retry_seconds,
-            "pool_per_op": tuple(filter(None, map(str.strip, (self.pool_per_op or "").split(",")))) or None,
+            "pool_per_op": _listed(self.pool_per_op) or None,
         }
         given = {name: value for name, value in said.items() if value is not None}
         figures = replace(Settings.from_environment(), **given)  # type: ignore[arg-type]
         # A ticket is what a worker waits for: should it die, nobody else waits much longer for it than for a session.
         return replace(figures, ticket_seconds=2 * figures.session_ttl_seconds)
+
+
+def _listed(patterns: str | None) -> tuple[str, ...]:
+    return tuple(filter(None, map(str.strip, (patterns or "").split(","))))
 
 
 _block_lock = threading.Lock()
@@ -130,7 +149,7 @@ def _url_of_block(name: str) -> str:
 def settings() -> PenstockSettings:
     """As configured now. Raises pydantic's ValidationError on what cannot be."""
     # To read them takes half a millisecond, and every attempt of every task asks.
-    return _settings(tuple(sorted(pair for pair in os.environ.items() if pair[0].startswith(_READ_BY))))
+    return _settings(tuple(pair for pair in os.environ.items() if pair[0].startswith(_READ_BY)))
 
 
 @functools.lru_cache(maxsize=8)

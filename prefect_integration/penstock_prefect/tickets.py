@@ -98,6 +98,15 @@ def older_attempt_holds(engine: Engine, claim: Claim) -> bool:
     return run is not None and run.state is ClaimState.HELD and (run.attempt < claim.attempt or _is_in_hand(run))
 
 
+def is_kept(engine: Engine, claim: Claim) -> bool:
+    """Whether the lease that the run had when it was suspended has been kept for this attempt."""
+    try:
+        run = engine.store.run_lease(claim.holder or "")
+    except StoreUnavailable:
+        return False  # the claim waits for the store, and then finds out
+    return run is not None and run.state is ClaimState.HELD and not _is_in_hand(run)
+
+
 def end(engine: Engine, claim: Claim) -> None:
     """End what stands in the store for this attempt of a run, and not for one before."""
     run = engine.store.run_lease(claim.holder or "")

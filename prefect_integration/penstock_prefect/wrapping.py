@@ -15,10 +15,10 @@ from prefect.tasks import Task
 from prefect.utilities.timeout import timeout, timeout_async
 
 from penstock_prefect import gate
+from penstock_prefect.attempts import Attempt
 from penstock_prefect.claims import Limits, check_of_task
 from penstock_prefect.ending import free_slots
 from penstock_prefect.facts import MARK
-from penstock_prefect.passage import Attempt
 
 
 def put_under(target: Any, limits: Limits) -> Any:

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import pytest
 from airflow_recorded import forget_intervals, recorded
-from airflow_tests_settings import CELERY, DAGS, SETTINGS, limits_are
+from airflow_tests_settings import CELERY, DAGS, RECIPES, SETTINGS, WITH_RECIPES, limits_are
 from airflow_trace import Trace
 from penstock import connect
 from penstock.demo.airflow_host import AirflowHost
@@ -20,6 +20,7 @@ from penstock.engine import Engine
 from penstock.store.sql import SqlStore
 from proxy import TcpProxy
 from servers import fresh_database, missing
+from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 
 AUTHORS_DAG_IDS = ["blocked", "exclusive", "in_rooms", "of_a_team_1", "of_a_team_2", "own_pools", "said_of_tasks"]
@@ -108,7 +109,15 @@ def started_host(
     intervals_folder: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[AirflowHost]:
-    """Airflow on a metadata database of its own, on PostgreSQL as in production."""
+    """Airflow on a metadata database of its own, on PostgreSQL as in production.
+
+    A scheduler that is killed may leave a transaction open: its connection lives on in the workers that it had forked,
+    and the next scheduler enqueues nothing as long as the locks of that one are held.
+    The one whose store is an SQLite file has the recipes, too: other tests leave it more time.
+    """
+    dag_ids, settings = DAG_IDS, SETTINGS | CELERY | {"INTERVALS_FOLDER": str(intervals_folder)}
+    if make_url(store_url).host is None:
+        dag_ids, settings = [*DAG_IDS, *(path.stem for path in RECIPES.glob("*.py"))], settings | WITH_RECIPES
     if store_proxy is not None:
         proxied = make_url(store_url).set(host="127.0.0.1", port=store_proxy.port)
         store_url = proxied.render_as_string(hide_password=False)
@@ -121,15 +130,25 @@ def started_host(
             store_url=store_url,
             deployment="tests",
             metadata_url=metadata_url,
-            environment=SETTINGS | CELERY | {"INTERVALS_FOLDER": str(intervals_folder)},
+            environment=settings,
         ) as host,
     ):
-        host.start(DAG_IDS)
+        end_idle_transactions(metadata_url)
+        host.start(dag_ids)
         if CELERY:
             host.processes.start("celery-worker", [Path(sys.executable).with_name("airflow"), "celery", "worker"])
         for pool in ("api", "database", "narrow"):
             host.create_pool(pool, 16)  # wide: it is Penstock that limits
         yield host
+
+
+def end_idle_transactions(url: str) -> None:
+    """Have this PostgreSQL database end each connection whose transaction idles for 20 s."""
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        name = make_url(url).database
+        connection.execute(text(f"ALTER DATABASE {name} SET idle_in_transaction_session_timeout = '20s'"))
+    engine.dispose()
 
 
 @pytest.fixture(scope="session")

@@ -148,6 +148,17 @@ def test_a_task_that_waits_for_a_run_slot_outside_of_the_triggerer_asks_itself(
     assert [row["run_id"] for row in engine.status()["leases"]] == ["dag/lives"]
 
 
+def test_a_store_that_is_away_in_the_middle_of_the_question_fails_no_task(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def away() -> None:
+        raise StoreUnavailable("nobody answers")
+
+    monkeypatch.setattr(engine.store, "probed", away)
+    assert runs.end_those_over(engine) == 0
+    assert "could not be looked for: nobody answers" in caplog.text
+
+
 def test_tasks_that_run_in_the_scheduling_process_ask_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """`airflow dags test` has nobody who could answer a question from another thread."""
     registered: list[object] = []

@@ -244,6 +244,22 @@ def test_the_time_of_a_wait_is_over_though_nothing_is_free(engines: Callable[[],
     assert [row["op_id"] for row in triggerer.status()["waiters"]] == ["second"], "the task itself gives up the place"
 
 
+def test_a_url_that_cannot_be_read_at_first_is_asked_for_again(
+    engines: Callable[[], Engine], triggerer: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a restart of everything: the triggerer is there before the API server that knows the connection."""
+    answers = iter([StoreUnavailable("the connection cannot be read")])
+
+    def engine() -> Engine:
+        if (error := next(answers, None)) is not None:
+            raise error
+        return triggerer
+
+    monkeypatch.setattr(installation, "engine", engine)
+    event = asyncio.run(asyncio.wait_for(fired(trigger_for(op(engines(), "one"))), SOON))
+    assert "store_error" not in event.payload
+
+
 def test_a_store_that_stays_away_sends_the_task_to_say_so(
     engines: Callable[[], Engine], triggerer: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

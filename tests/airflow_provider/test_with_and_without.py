@@ -24,7 +24,7 @@ from intervals import most_at_once
 from penstock.demo.airflow_host import FINISHED, AirflowHost
 from penstock.demo.processes import HostFailed, free_port
 from penstock.engine import Engine
-from penstock.report import leases, waiters
+from penstock.queue import leases, waiters
 from servers import fresh_database
 from tables import table
 
@@ -144,8 +144,11 @@ def _with_limits(story: Story, second: AirflowHost) -> None:
 
 
 def _without_url(story: Story, second: AirflowHost, folder: Path) -> None:
+    the_end = folder / "the end"
     for run_id in ("one", "two"):
-        second.trigger("shared", run_id, {"name": "unlimited", "seconds": 4})
+        second.trigger("shared", run_id, {"name": "unlimited", "seconds": 3600, "until": str(the_end)})
+    second.processes.wait_for("both work", lambda: _at_work(folder, "unlimited") == 2, seconds=120)
+    the_end.touch()
     story.examples["without"] = airflow_examples.run(second, "without")
     second.wait_for_runs("shared", ["one", "two"], seconds=60)
     story.logs["no URL"] = second.task_log("shared", "one", "work")
@@ -209,6 +212,10 @@ def _fails(second: AirflowHost, run_id: str, environment: dict[str, str]) -> str
     second.trigger("shared", run_id, {"name": run_id, "seconds": 1})
     second.wait_for_runs("shared", [run_id], seconds=90, expected="failed")
     return second.task_log("shared", run_id, "work")
+
+
+def _at_work(folder: Path, name: str) -> int:
+    return sum(one["name"] == name for one in recorded(folder))
 
 
 def _at_once(folder: Path, name: str) -> int:

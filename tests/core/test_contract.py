@@ -240,6 +240,35 @@ def test_a_run_lease_is_shared_and_ends_with_its_last_member(new_engine: NewEngi
     assert isinstance(other.try_acquire(other.run_claim("s")), Granted)
 
 
+@pytest.mark.parametrize("probed", [False, True])
+@pytest.mark.parametrize("capacity", [0, 1])
+def test_a_ticket_takes_no_run_out_of_the_hands_of_a_session(
+    store: Any, new_engine: NewEngine, configure: Configure, capacity: int, probed: bool
+) -> None:
+    """Held or waiting, it became one with a deadline: the first of its members to leave ended it for all."""
+    configure(runs={"max_concurrent_runs": capacity})
+    engine, worker = new_engine(), new_engine()
+    engine.request(engine.run_claim("r")).step()
+    before = store.snapshot().claims
+    ticket = worker.request(worker.run_claim("r"), ticket=True, probed=probed)
+    assert isinstance(ticket.step(), Waiting)
+    assert ticket.elsewhere
+    assert store.snapshot().claims == before
+    store.close_session(engine.session_id())
+    configure(runs={"max_concurrent_runs": 1})
+    ticket = worker.request(worker.run_claim("r"), ticket=True, probed=probed)
+    assert isinstance(ticket.step(), Granted)
+    assert [row.session_ids for row in store.snapshot().claims] == [()]
+
+
+def test_a_session_of_a_run_may_leave_it_to_the_host(store: Any, engine: Engine) -> None:
+    engine.acquire(claim := engine.run_claim("r"))
+    owner = Owner(engine.session_id(), probe_seconds=60.0)
+    outcome = store.touch(claim.claim_id, (), version=store.configuration().version, owner=owner)
+    assert outcome.result is Result.HELD
+    assert [row.claim.claim_id for row in store.probed()] == [claim.claim_id]
+
+
 def test_same_holder_same_lease_counted_in_the_process(engine: Engine, configure: Configure) -> None:
     configure(pools={"limits": {"a": 1}})
     claim = engine.claim("a", run_id="r", op_id="o")
@@ -276,6 +305,24 @@ def test_a_lease_is_handed_over_with_new_epochs(new_engine: NewEngine, configure
     assert not one.store.release(lease.claim_id, lease.session_id)
     adopted.release()
     assert held(one, "pool:a") == 0
+
+
+def test_a_runs_lease_is_left_for_another_process_by_the_last_that_holds_it(
+    new_engine: NewEngine, configure: Configure
+) -> None:
+    configure(runs={"max_concurrent_runs": 1})
+    one, two, three = new_engine(), new_engine(), new_engine()
+    leases = [engine.acquire(engine.run_claim("r")) for engine in (one, two)]
+    with pytest.raises(LeaseLost):
+        leases[0].hand_over(seconds=60)
+    leases[1].release()
+    leases[0].hand_over(seconds=60)
+    one.close()
+    assert held(two, "runs") == 1
+    adopted = three.acquire(three.run_claim("r"))
+    assert adopted.claim_id == leases[0].claim_id
+    adopted.release()
+    assert held(two, "runs") == 0
 
 
 def test_a_waiter_handed_over_keeps_its_place(new_engine: NewEngine, configure: Configure) -> None:

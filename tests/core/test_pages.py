@@ -12,7 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pages_read import BLOCK, COMING, CONFIGURATION, HOW, OPERATIONS, PAGES, ROOT, blocks, rows, said, sources
+from pages_read import (
+    BLOCK,
+    COMING,
+    CONFIGURATION,
+    HOW,
+    OPERATIONS,
+    PAGES,
+    RECIPES,
+    ROOT,
+    blocks,
+    rows,
+    said,
+    sources,
+)
 from penstock import config, config_file, host_tags
 from penstock.claim import CAPACITY_MAX, NAME_MAX_CHARACTERS, encode_part
 from penstock.cli import COMMANDS, main
@@ -30,7 +43,7 @@ from penstock.wakeups import IDLE_SECONDS
 from penstock.yaml_lines import MAX_DEPTH, MAX_NODES
 from penstock_plugins.dagster import run_tags
 
-LINKED = [*PAGES, *(ROOT / name for name in ("README.md", "tests/README.md", "CHANGELOG.md", "core/docs/faults.md"))]
+LINKED = [*PAGES, RECIPES, FAULTS, *(ROOT / name for name in ("README.md", "tests/README.md", "CHANGELOG.md"))]
 
 
 # -- links -------------------------------------------------------------------------------------------------------------
@@ -56,7 +69,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_the_first_page_leads_to_all_others() -> None:
     readme = (ROOT / "README.md").read_text()
-    for page in [*PAGES, ROOT / "tests" / "README.md"]:
+    for page in [*PAGES, RECIPES, ROOT / "tests" / "README.md"]:
         assert f"]({page.relative_to(ROOT)})" in readme
 
 

@@ -281,8 +281,8 @@ class StoreMachine(RuleBasedStateMachine):
         owner = asked.owner
         if by % 4 == 1:
             owner = replace(owner, session_id=self.session(by))
-        elif by % 4 == 2 and asked.claim.kind is ClaimKind.OP:
-            owner = Owner(None, ticket_seconds=50.0)
+        elif by % 4 == 2:
+            owner = Owner(None, ticket_seconds=50.0, probe_seconds=500.0 if by == 6 else None)
         demands, version = self.demands(asked.wants), self.version - (late == 7 and self.version > 0)
         claim_id = asked.claim.claim_id
         self.twins.both(lambda store: store.touch(claim_id, demands, version=version, owner=owner))

@@ -147,6 +147,22 @@ def test_all_who_wait_for_one_runs_lease_are_woken(new_engine: NewEngine, config
     assert len(asyncio.run(both())) == 2
 
 
+def test_one_that_gives_up_takes_no_lease_from_the_others_of_its_run(
+    new_engine: NewEngine, configure: Configure
+) -> None:
+    """Its time-out came when another had just been told of the grant: the run lost its slot while it ran."""
+    configure(runs={"max_concurrent_runs": 1})
+    engine, other = new_engine(), new_engine()
+    first = engine.acquire(engine.run_claim("first"))
+    patient, hasty = (each.request(each.run_claim("second"), ticket=True, probed=True) for each in (engine, other))
+    assert isinstance(patient.step(), Waiting)
+    assert isinstance(hasty.step(), Waiting)
+    first.release()
+    assert isinstance(patient.step(), Granted)
+    hasty.withdraw()
+    assert [row["run_id"] for row in engine.status()["leases"]] == ["second"]
+
+
 def test_a_grant_is_told_of_once(new_engine: NewEngine, configure: Configure) -> None:
     """The trigger and the task that took over from it each told the plugins of the grant; so did each task of a run."""
     configure(pools={"limits": {"a": 1}}, runs={"max_concurrent_runs": 1})

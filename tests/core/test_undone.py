@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from itertools import count
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pymysql
 import pytest
-from penstock.store.contract import Deployment, Event, Session
-from penstock.store.database import Transaction, Undone
+from penstock.claim import Claim, ClaimKind
+from penstock.rules import Demand, Source
+from penstock.store.contract import Deployment, Event, Mode, Outcome, Owner, Result, Session
+from penstock.store.database import Undone
 from penstock.store.mysql import MysqlDialect
 from penstock.store.postgresql import PostgresqlDialect
 from penstock.store.sql import SqlStore
@@ -55,53 +58,177 @@ def test_a_transaction_that_the_server_ended_in_the_middle_is_done_again(
     assert not to_end
 
 
-SESSION = Session("session", "core", "test", 1, "here", 60)
-
-
 def configure(store: SqlStore) -> None:
     version = store.configuration().version
-    assert store.configure({"default": 1}, expected_version=version, by="me", origin="here") == version + 1
+    assert store.configure({"default": version}, expected_version=version, by="me", origin="here") == version + 1
     there = store.configuration()
-    assert (there.version, there.document) == (version + 1, {"default": 1})
-    assert [row.event for row in store.history()] == [Event.CHANGED]
+    assert (there.version, there.document) == (version + 1, {"default": version})
+    assert [row.event for row in store.history()] == [Event.CHANGED] * (version + 1)
+
+
+def session(store: SqlStore) -> str:
+    store.open_session(Session(session_id := str(uuid4()), "core", "test", 1, "here", 60))
+    return session_id
 
 
 def open_session(store: SqlStore) -> None:
-    store.open_session(SESSION)
-    assert store.beat(SESSION.session_id, list)
-    store.close_session(SESSION.session_id)
-    assert not store.beat(SESSION.session_id, list)
+    session_id = session(store)
+    assert store.beat(session_id, list)
+    store.close_session(session_id)
+    assert not store.beat(session_id, list)
 
 
 def register(store: SqlStore) -> None:
     store.register(installation := Deployment("core", "test", "this one", 0))
     assert [(d.host, d.name, d.fingerprint) for d in store.deployments()] == [("core", "test", "this one")]
-    store.forget(installation.host, installation.name)
+    assert store.forget(installation.host, installation.name)
     assert store.deployments() == ()
+    assert not store.forget(installation.host, installation.name)
+
+
+DEMANDS = (Demand("pool:a", 1, 1, Source.EXPLICIT),)
+
+
+def claim(kind: ClaimKind = ClaimKind.OP) -> Claim:
+    return Claim(kind=kind, host="core", deployment="test", run_id=str(uuid4()), op_id="op")
+
+
+def ask(store: SqlStore, asked: Claim, session_id: str | None, mode: Mode = Mode.WAIT, **owner: float) -> Outcome:
+    version = store.configuration().version
+    return store.acquire(asked, DEMANDS, version=version, owner=Owner(session_id, **owner), mode=mode)
+
+
+def speak(store: SqlStore, claim_id: str, session_id: str | None) -> Outcome:
+    return store.touch(claim_id, DEMANDS, version=store.configuration().version, owner=Owner(session_id))
+
+
+def holders(store: SqlStore) -> list[str]:
+    """One for each slot that is held."""
+    return [row.claim.claim_id for row in store.snapshot().claims for _ in row.slots]
+
+
+def events(store: SqlStore, claim_id: str) -> list[Event]:
+    return [row.event for row in store.history() if row.claim_id == claim_id]
+
+
+def acquire_and_release(store: SqlStore) -> None:
+    outcome = ask(store, asked := claim(), mine := session(store))
+    assert (outcome.result, [held.limit for held in outcome.slots]) == (Result.HELD, ["pool:a"])
+    assert holders(store) == [asked.claim_id]
+    assert store.release(asked.claim_id, mine)
+    assert holders(store) == []
+    assert events(store, asked.claim_id) == [Event.GRANTED, Event.RELEASED]
+
+
+def wait_and_be_granted(store: SqlStore) -> None:
+    mine, first, second = session(store), claim(), claim()
+    assert ask(store, first, mine).result is Result.HELD
+    assert ask(store, second, mine).result is Result.WAITING
+    assert store.release(first.claim_id, mine)
+    store.grant_pass()
+    assert holders(store) == [second.claim_id]
+    assert speak(store, second.claim_id, mine).result is Result.HELD
+    assert store.release(second.claim_id, mine)
+    assert events(store, second.claim_id) == [Event.GRANTED, Event.RELEASED]
+
+
+def decide_at_once(store: SqlStore) -> None:
+    mine, first, skipped, beside = session(store), claim(ClaimKind.RUN), claim(ClaimKind.RUN), claim()
+    assert ask(store, first, mine, Mode.TRY).result is Result.HELD
+    assert ask(store, claim(), mine, Mode.TRY).result is Result.NO_ROOM
+    assert ask(store, skipped, mine, Mode.SKIP).result is Result.NO_ROOM
+    assert events(store, skipped.claim_id) == [Event.SKIPPED]
+    assert ask(store, beside, mine, Mode.OBSERVE).result is Result.HELD
+    assert sorted(holders(store)) == sorted([first.claim_id, beside.claim_id])
+    for asked in (first, beside, skipped):
+        assert store.end(asked.claim_id, reason="for the test")
+    assert holders(store) == []
+
+
+def share_a_run(store: SqlStore) -> None:
+    sessions = session(store), session(store)
+    run = claim(ClaimKind.RUN)
+    for mine in sessions:
+        assert ask(store, run, mine).result is Result.HELD
+    for mine in sessions:
+        assert holders(store) == [run.claim_id]
+        assert store.release(run.claim_id, mine)
+    assert holders(store) == []
+
+
+def hand_over_and_adopt(store: SqlStore) -> None:
+    mine, other = session(store), session(store)
+    (before,) = ask(store, asked := claim(), mine).slots
+    assert store.hand_over(asked.claim_id, mine, ticket_seconds=60)
+    assert store.renew([asked.claim_id], ticket_seconds=90) == {asked.claim_id}
+    adopted = speak(store, asked.claim_id, other)
+    assert (adopted.result, adopted.slots[0].epoch > before.epoch) == (Result.HELD, True)
+    assert not store.release(asked.claim_id, mine)
+    assert not store.hand_over(asked.claim_id, mine, ticket_seconds=60)
+    assert store.release(asked.claim_id, other)
+    assert events(store, asked.claim_id) == [Event.GRANTED, Event.ADOPTED, Event.RELEASED]
+
+
+def sweep(store: SqlStore) -> None:
+    asked = claim()
+    assert ask(store, asked, None, ticket_seconds=1.0).result is Result.HELD
+    store.clock_shift += 2_000_000
+    assert [gone.claim.claim_id for gone in store.sweep().expired] == [asked.claim_id]
+    assert store.sweep().expired == ()
+    assert holders(store) == []
+    assert events(store, asked.claim_id) == [Event.GRANTED, Event.EXPIRED]
+
+
+WRITES = [
+    configure,
+    open_session,
+    register,
+    acquire_and_release,
+    wait_and_be_granted,
+    decide_at_once,
+    share_a_run,
+    hand_over_and_adopt,
+    sweep,
+]
 
 
 @pytest.mark.parametrize("store_kind", ["postgresql", "mariadb"], indirect=True)
-@pytest.mark.parametrize("turn", range(4))
 @pytest.mark.parametrize("committed", [False, True])
-@pytest.mark.parametrize("write", [configure, open_session, register])
+@pytest.mark.parametrize("write", WRITES)
 def test_whatever_is_written_outlasts_being_cut_off_once(
-    store: SqlStore, write: Callable[[SqlStore], None], committed: bool, turn: int, monkeypatch: pytest.MonkeyPatch
+    store: SqlStore, write: Callable[[SqlStore], None], committed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before the commit the server undoes it; after it only the answer is lost, and the next try finds it done."""
-    transaction, turns = store.transaction, count()
+    """Before the commit the server undoes it; after it only the answer is lost, and the next try finds it done.
 
-    @contextmanager
-    def cut_off_once(**options: Any) -> Iterator[Transaction]:
-        cut_off = next(turns) == turn
-        with transaction(**options) as tx:
-            yield tx
-            if cut_off and not committed:
-                raise Undone("cut off before its commit")
-        if cut_off and committed:
-            raise Undone("cut off after its commit")
+    Once at every place, one after the other.
+    """
+    turns, turn = count(), 0
 
-    monkeypatch.setattr(store, "transaction", cut_off_once)
-    write(store)
+    def cut_off_once(opened: Callable[..., AbstractContextManager[Any]]) -> Callable[..., AbstractContextManager[Any]]:
+        @contextmanager
+        def opened_once(**options: Any) -> Iterator[Any]:
+            cut_off = next(turns) == turn
+            if cut_off and opened == cursor and not committed:  # on it a commit is part of what is sent
+                raise Undone("cut off before it was sent")
+            with opened(**options) as lent:
+                yield lent
+                if cut_off and not committed:
+                    raise Undone("cut off before its commit")
+            if cut_off and committed:
+                raise Undone("cut off after its commit")
+
+        return opened_once
+
+    transaction, cursor = store.transaction, store.cursor
+    monkeypatch.setattr(store, "transaction", cut_off_once(transaction))
+    monkeypatch.setattr(store, "cursor", cut_off_once(cursor))
+    while turn == 0 or next(turns) > turn:
+        turns = count()
+        try:
+            write(store)
+        except AssertionError as error:
+            raise AssertionError(f"cut off at turn {turn}: {error}") from error
+        turn += 1
 
 
 def end_this_session(connection: Connection) -> None:

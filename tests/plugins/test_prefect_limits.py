@@ -70,35 +70,36 @@ def test_tag_limits_become_pools_of_a_name_that_no_global_limit_has() -> None:
     [
         (
             limit("rate", 10, decay=0.5),
-            "rate: left out, since its slots come back at 0.5 a second, which bounds a rate",
+            "rate: its slots come back at 0.5 a second, which bounds a rate",
         ),
         (
             limit("off", 2, active=False),
-            "off: left out, since it is not active, so nothing waits for it; `penstock pools",
+            "off: it is not active, so nothing waits for it; `penstock pools",
         ),
-        (limit("huge", 10_001), "huge: left out, since a limit is at most 10000 here"),
-        (limit("two words", 2), "two words: left out, since a pool of Penstock has no white space in its name"),
-        (tag("table:7", 2), "tag:table:7: left out, since a pool of Penstock has no white space in its name"),
+        (limit("huge", 10_001), "huge: a limit is at most 10000 here"),
+        (limit("two words", 2), "two words: a pool of Penstock has no white space in its name"),
+        (tag("table:7", 2), "tag:table:7: a pool of Penstock has no white space in its name"),
         (
             limit("deployment:5-6", 3),
-            "deployment:5-6: left out, since it bounds runs, and Prefect goes on counting; to",
+            "deployment:5-6: it bounds runs, and Prefect goes on counting; to",
         ),
         (
             {"name": "wp", "concurrency_limit": 5, "base_job_template": {}},
-            "work pool wp: left out, since it bounds runs, and Prefect goes on counting; to share it put the flows "
+            "work pool wp: it bounds runs, and Prefect goes on counting; to share it put the flows "
             'under @limited and add {"key": "prefect/work_pool", "value": "wp", "limit": 5} to runs',
         ),
         (
             {"name": "q", "concurrency_limit": 2, "work_pool_id": "1", "work_pool_name": "wp"},
-            "work queue wp/q: left out, since runs have no tag of their queue",
+            "work queue wp/q: runs have no tag of their queue",
         ),
     ],
 )
 def test_what_has_no_counterpart_is_said_with_what_to_do(row: dict[str, Any], note: str) -> None:
     found = imported([row])
     assert limits(found) == {}
-    assert len(found.notes) == 1
-    assert found.notes[0].startswith(note)
+    assert found.notes == ()
+    (fault,) = found.left_out
+    assert str(fault).startswith(note)
 
 
 def test_a_deployments_limit_is_told_once_with_its_name_and_how_it_collides() -> None:
@@ -110,8 +111,8 @@ def test_a_deployments_limit_is_told_once_with_its_name_and_how_it_collides() ->
         "concurrency_options": {"collision_strategy": "CANCEL_NEW"},
     }
     found = imported([limit("deployment:5-6", 3), deployment])
-    first, second = found.notes
-    assert '{"key": "prefect/deployment", "value": "nightly", "limit": 3}' in first
+    (first,), (second,) = found.left_out, found.notes
+    assert '{"key": "prefect/deployment", "value": "nightly", "limit": 3}' in first.message
     assert second.startswith('deployment nightly: for CANCEL_NEW write @limited(on_blocked="skip")')
 
 
@@ -121,14 +122,15 @@ def test_what_has_no_limit_is_not_told() -> None:
         {"name": "q", "concurrency_limit": None, "work_pool_id": "1"},
         {"name": "n", "flow_id": "1", "global_concurrency_limit": None, "concurrency_options": None},
     ]
-    assert imported(rows).notes == ()
+    assert (imported(rows).notes, imported(rows).left_out) == ((), ())
 
 
 def test_a_list_as_long_as_prefect_makes_them_may_be_cut_off() -> None:
     whole = imported([limit(f"limit{number}", 1) for number in range(99)])
     cut = imported([limit(f"limit{number}", 1) for number in range(100)])
-    assert whole.notes == ()
-    assert "there may be more; the API gives all" in cut.notes[0]
+    assert whole.left_out == ()
+    (fault,) = cut.left_out
+    assert str(fault).startswith("limits beyond these: `prefect gcl ls` lists 100 at most")
 
 
 def test_every_fault_is_named() -> None:
@@ -141,7 +143,18 @@ def test_every_fault_is_named() -> None:
 
 @pytest.mark.parametrize(
     ("text", "fault"),
-    [("{", "not the JSON that"), ('"x"', "not what `prefect"), (None, "cannot be read: No such file")],
+    [
+        ("{", "not the JSON that"),
+        ('"x"', "not what `prefect"),
+        (None, "cannot be read: No such file"),
+        ("[" * 100_000, "not the JSON that `prefect gcl ls -o json` writes: nested too deeply"),
+        ('[{"name": "a", "limit": 1, "limit": 2}]', "the key 'limit' stands twice"),
+        (json.dumps([limit("a", 1) | {"slot_decay_per_second": "fast"}]), "entry 1: slot_decay_per_second 'fast' is"),
+        (
+            json.dumps([{"id": "5", "name": "n", "flow_id": "1", "concurrency_options": [1]}]),
+            r"entry 1: concurrency_options \[1\] is not as Prefect writes it",
+        ),
+    ],
 )
 def test_a_file_that_is_no_list(tmp_path: Path, text: str | None, fault: str) -> None:
     if text is not None:
@@ -194,12 +207,8 @@ def test_all_pages_are_asked_for_and_what_is_not_given_out_is_said() -> None:
     with api(answer) as (url, _):
         found = read(f"{url}/")
     assert len(limits(found)) == 205
-    assert found.notes == (
-        "The work pools' limits are not given out (it answers 403: the credentials must be allowed to read it): "
-        "look for them yourself.",
-        "The work queues' limits are not given out (it answers 403: the credentials must be allowed to read it): "
-        "look for them yourself.",
-    )
+    why = "not given out (it answers 403: the credentials must be allowed to read it); look for them yourself"
+    assert [str(fault) for fault in found.left_out] == [f"work pools' limits: {why}", f"work queues' limits: {why}"]
 
 
 @pytest.mark.parametrize(

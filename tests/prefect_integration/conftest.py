@@ -16,7 +16,7 @@ from penstock.config import Concurrency
 from penstock.demo.prefect_host import PrefectHost
 from penstock.engine import Engine
 from penstock.store.sql import SqlStore
-from prefect_runs import Run
+from prefect_runs import SERVER_SECRET, Run
 from servers import fresh_database
 from sqlalchemy.engine import make_url
 
@@ -44,6 +44,7 @@ def database_host(postgresql_url: str, tmp_path_factory: pytest.TempPathFactory)
     home = tmp_path_factory.mktemp("prefect_database")
     settings = {
         "PREFECT_INTEGRATIONS_PENSTOCK_SESSION_TTL_SECONDS": str(WORKER_TTL_SECONDS),
+        "PREFECT_INTEGRATIONS_PENSTOCK_HOLD_WHILE_SUSPENDED": "live_suspended_*",
         "PREFECT_WORKER_QUERY_SECONDS": "1",
     }
     with fresh_database(postgresql_url) as url, fresh_database(postgresql_url) as store_url:
@@ -52,7 +53,13 @@ def database_host(postgresql_url: str, tmp_path_factory: pytest.TempPathFactory)
         store.close()
         data_url = make_url(url).set(drivername="postgresql+asyncpg").render_as_string(hide_password=False)
         host = PrefectHost(
-            Path(sys.executable).parent, home, store_url, "database", settings=settings, database_url=data_url
+            Path(sys.executable).parent,
+            home,
+            store_url,
+            "database",
+            settings=settings,
+            database_url=data_url,
+            auth=f"admin:{SERVER_SECRET}",
         )
         with host:
             host.start(seconds=240)
@@ -61,9 +68,9 @@ def database_host(postgresql_url: str, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="session")
 def work_pool(database_host: PrefectHost) -> str:
-    """A work pool with a worker that runs its flows as processes, one at a time."""
+    """A work pool with a worker that runs its flows as processes, one at a time; it sees them 2 s before their time."""
     database_host.create_work_pool("limited", "penstock-process")
-    database_host.start_worker("worker", "limited", "--limit", "1")
+    database_host.start_worker("worker", "limited", "--limit", "1", "--prefetch-seconds", "2")
     return "limited"
 
 
@@ -71,6 +78,17 @@ def work_pool(database_host: PrefectHost) -> str:
 def engine(host: PrefectHost) -> Iterator[Engine]:
     """An engine of the test's own on the host's store."""
     with penstock.connect(host.store_url) as engine:
+        yield engine
+
+
+@pytest.fixture
+def local_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    """A store with one slot in `single` and two in `database`, which the integration uses too. No server here."""
+    url = f"sqlite:///{tmp_path / 'penstock.db'}"
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_PENSTOCK_STORE_URL", url)
+    with penstock.connect(url) as engine:
+        block = {"pools": {"limits": {"single": 1, "database": 2}}}
+        changes.apply(engine, Concurrency.model_validate(block), expected_version=0)
         yield engine
 
 
@@ -114,3 +132,19 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         if report.failed and isinstance(host, PrefectHost):
             report.sections.append(("Prefect's logs", host.logs()))
     return report
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tests of one server go to one worker of pytest-xdist: no server is started twice, and limits are one test's."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByServer(LoadScopeScheduling):
+        """A file's tests use the server that it names, or none."""
+
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            source = (config.rootpath / file).read_text()
+            return next((fixture for fixture in ("database_host", "PrefectHost") if fixture in source), file)
+
+    return ByServer(config, log)

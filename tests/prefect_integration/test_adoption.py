@@ -16,9 +16,9 @@ import httpx
 import pytest
 from penstock.connection import connect
 from penstock.engine import Engine
-from penstock.errors import StoreUnavailable
-from penstock_prefect import adoption, asking, ending, installation, probing, tickets
-from penstock_prefect.claims import NOWHERE
+from penstock.errors import Blocked, Skipped, StoreUnavailable, WaitTimeout
+from penstock_prefect import adoption, asking, ending, facts, gate, installation, probing, tickets
+from penstock_prefect.claims import NOWHERE, FlowFacts, Limits
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Pending, Running
 
@@ -65,7 +65,7 @@ def test_an_attempt_does_not_join_one_before_it_that_is_still_alive(
     monkeypatch.setattr(adoption, "_attempt_here", lambda _: 2)
     monkeypatch.setattr(adoption, "PAUSE_SECONDS", 0.05)
     found: list[Any] = []
-    thread = threading.Thread(target=lambda: found.append(adoption.standing(newer)))
+    thread = threading.Thread(target=lambda: found.append(adoption.standing(newer, Limits())))
     thread.start()
     thread.join(0.5)
     assert thread.is_alive(), "it waits for the one before"
@@ -73,6 +73,39 @@ def test_an_attempt_does_not_join_one_before_it_that_is_still_alive(
     thread.join(10)
     assert found == [NOWHERE], "it claims for itself"
     assert held(older) == []
+
+
+@pytest.mark.parametrize(
+    ("limits", "error"),
+    [
+        (Limits(on_blocked="skip"), Skipped),
+        (Limits(on_blocked="fail"), Blocked),
+        (Limits(wait_timeout_seconds=0.2), WaitTimeout),
+    ],
+)
+def test_an_attempt_waits_for_one_before_it_as_it_is_told(
+    new_engine: NewEngine, monkeypatch: pytest.MonkeyPatch, limits: Limits, error: type[Exception]
+) -> None:
+    older, newer = new_engine(), new_engine()
+    monkeypatch.setattr(adoption, "_attempt_here", lambda _: 2)
+    monkeypatch.setattr(adoption, "PAUSE_SECONDS", 0.05)
+    with older.acquire(claim(older, 1, "licence")), pytest.raises(error, match=tickets.OLDER_HOLDS):
+        adoption.standing(newer, limits)
+
+
+def test_one_that_is_not_to_wait_for_the_attempt_before_it_is_skipped(
+    new_engine: NewEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older, newer = new_engine(), new_engine()
+    monkeypatch.setattr(adoption, "_attempt_here", lambda _: 2)
+    monkeypatch.setattr(installation, "engine", lambda: newer)
+    limits = Limits(on_blocked="skip")
+    facts_of_flow = FlowFacts(flow_run_id=RUN, flow_name="f", run_count=2)
+    monkeypatch.setattr(facts, "running_flow", lambda _: facts_of_flow)
+    with older.acquire(claim(older, 1, "licence")) as lease:
+        with gate.attempt(limits) as attempt:
+            assert (attempt.skipped.name, attempt.skipped.message) == ("Skipped", tickets.OLDER_HOLDS)
+        assert held(older) == [lease.claim_id]
 
 
 @pytest.mark.parametrize(("attempt", "given"), [(1, False), (None, False), (2, True)])

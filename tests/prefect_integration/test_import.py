@@ -36,13 +36,13 @@ def test_limits_come_from_the_api_and_from_files(host: PrefectHost, tmp_path: Pa
     host.run_python("-c", MAKE)
     told = imported(tmp_path / "api.db", "--api-url", host.api_url)
     for note in (
-        "import-rate: left out, since its slots come back at 2 a second",
-        "import-off: left out, since it is not active",
+        "no counterpart: import-rate: its slots come back at 2 a second",
+        "no counterpart: import-off: it is not active",
         'tag:import:warehouse: no tag takes slots of a pool here; put @limited("tag:import:warehouse") above the tasks',
-        "deployment import-nightly: left out, since it bounds runs, and Prefect goes on counting; to share it put the "
+        "no counterpart: deployment import-nightly: it bounds runs, and Prefect goes on counting; to share it put the "
         'flows under @limited and add {"key": "prefect/deployment", "value": "import-nightly", "limit": 3}',
         'deployment import-nightly: for CANCEL_NEW write @limited(on_blocked="skip")',
-        "work pool import-pool: left out, since it bounds runs, and Prefect goes on counting; to share it put the "
+        "no counterpart: work pool import-pool: it bounds runs, and Prefect goes on counting; to share it put the "
         'flows under @limited and add {"key": "prefect/work_pool", "value": "import-pool", "limit": 5}',
     ):
         assert f"{host.api_url}: {note}" in told

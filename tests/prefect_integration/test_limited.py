@@ -14,18 +14,15 @@ from types import ModuleType
 from typing import Any
 
 import cloudpickle
-import penstock
 import pytest
-from penstock import changes
-from penstock.config import Concurrency
 from penstock.engine import Engine
 from penstock.errors import Blocked, ClaimError, Skipped, StoreUnavailable
 from penstock.lease import Lease
 from penstock_prefect import aslots, installation, limit_all, limited, slots
+from penstock_prefect.attempts import Attempt
 from penstock_prefect.claims import Standing
 from penstock_prefect.ending import free_slots
 from penstock_prefect.facts import MARK
-from penstock_prefect.passage import Attempt
 from penstock_prefect.showing import Shown
 from prefect import flow, task
 from prefect.flows import Flow
@@ -33,14 +30,8 @@ from prefect.tasks import Task
 
 
 @pytest.fixture
-def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
-    """A store with one slot in `single` and two in `database`, which the integration uses too."""
-    url = f"sqlite:///{tmp_path / 'penstock.db'}"
-    monkeypatch.setenv("PREFECT_INTEGRATIONS_PENSTOCK_STORE_URL", url)
-    with penstock.connect(url) as engine:
-        block = {"pools": {"limits": {"single": 1, "database": 2}}}
-        changes.apply(engine, Concurrency.model_validate(block), expected_version=0)
-        yield engine
+def engine(local_engine: Engine) -> Engine:
+    return local_engine
 
 
 def held(engine: Engine) -> dict[str, int]:

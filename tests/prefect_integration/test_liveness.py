@@ -28,14 +28,15 @@ TIMES = int(os.environ.get("PENSTOCK_TEST_TIMES", "1"))
 TTL_SECONDS, GRACE_SECONDS = 5.0, 3.0
 EXPIRED = TTL_SECONDS + GRACE_SECONDS + 4.0  # the sweep, and a machine that is busy
 ENDED = 30.0  # its process ends: seconds, but where a dozen others start beside it
-TOLD = 3.0  # the gate gives the slot back
+TOLD = 5.0  # the gate gives the slot back
 Act = Callable[["Round", str, dict[str, Any]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
     """`before` counts the run's intervals of work before its slot is free, `free_seconds` bounds how long that takes
-    from the end of the last of them; `after` counts those that come later. `here`: in a process without a worker.
+    from the end of the last of them; `after` counts those that come later. `here`: in a process without a worker, and
+    there `ttl_seconds` may be another.
     """
 
     done: str
@@ -49,6 +50,7 @@ class Way:
     here: bool = False
     pool_of_flow: bool = True
     seconds: float | None = None
+    ttl_seconds: float = TTL_SECONDS
 
 
 def send(number: signal.Signals) -> Act:
@@ -57,6 +59,11 @@ def send(number: signal.Signals) -> Act:
 
 def cancel(one: Round, label: str, working: dict[str, Any]) -> None:
     one.runs.host.set_state(one.run_id(label), "CANCELLING")
+
+
+def cancel_and_end(one: Round, label: str, working: dict[str, Any]) -> None:
+    cancel(one, label, working)
+    one.runs.tell_to_end(label)
 
 
 WAYS = {
@@ -81,7 +88,19 @@ WAYS = {
         done="its event loop stands still for 2 TTL", flow="blocking", final="Completed", seconds=10
     ),
     "live_paused": Way(done="pauses, is resumed: slot held", flow="pausing", final="Completed", runs=2, before=2),
+    "live_paused_released": Way(
+        done="pauses under released(), is resumed", flow="pausing_released", final="Completed", runs=2, after=1
+    ),
+    "live_here_paused_released": Way(
+        done="no worker: the same", flow="pausing_released", final="Completed", runs=2, after=1, here=True
+    ),
     "live_suspended": Way(done="suspends, is resumed: slot released", flow="suspending", final="Completed", after=1),
+    "live_suspended_held": Way(
+        done="the same under hold_while_suspended", flow="suspending", final="Completed", before=2
+    ),
+    "live_suspended_cancelled": Way(
+        done="is held while suspended, and cancelled", flow="suspending", final="Cancelled", free_seconds=60.0
+    ),
     "live_rescheduled": Way(
         done="SIGKILL, then scheduled again",
         flow="plain",
@@ -111,13 +130,21 @@ WAYS = {
         here=True,
         act=send(signal.SIGTERM),
     ),
+    "live_here_cancelled": Way(
+        done="no worker: cancelled by the API, works to its end",
+        flow="forever",
+        final="Cancelling",  # so Prefect leaves what no runner of its own has cancelled
+        free_seconds=TOLD,
+        here=True,
+        act=cancel_and_end,
+    ),
     "live_served_sigkill": Way(
         done="serve(): SIGKILL to the run's process",
         flow="served",
         final="Crashed",
-        free_seconds=EXPIRED,
         here=True,
         pool_of_flow=False,
+        ttl_seconds=600.0,  # the hooks of the flow free it long before
         act=send(signal.SIGKILL),
     ),
     "live_here_sigkill": Way(
@@ -138,6 +165,7 @@ WAYS = {
         pool_of_flow=False,
     ),
 }
+RELEASED = ("live_suspended", "live_paused_released", "live_here_paused_released")
 KILLED = {
     "live_worker_killed": Way(done="SIGKILL to its worker", flow="plain", final="Completed", seconds=90),
     "live_server_restarted": Way(
@@ -175,7 +203,8 @@ class Round:
         """Start them all, act on them, see them end; then what befalls a worker and the server."""
         for name, way in WAYS.items():
             if way.here:
-                self.runs.start_here(way.flow, name, name if way.pool_of_flow else "")
+                ttl = {"PREFECT_INTEGRATIONS_PENSTOCK_SESSION_TTL_SECONDS": f"{way.ttl_seconds:g}"}
+                self.runs.start_here(way.flow, name, name if way.pool_of_flow else "", settings=ttl)
             else:
                 self._start(name, way, "lively")
         self._run_served("live_served_sigkill", seconds=seconds)
@@ -252,17 +281,30 @@ class Round:
         """Resume what pauses: the one while its slot is held, the other when it has come back."""
         if name in self._resumed:
             return
-        if name == "live_paused" and self.runs.state(self.run_id(name)) == "Paused":
+        if (name == "live_paused" and self._is_paused(name)) or (
+            name == "live_suspended_held" and self._is_paused(name) and not self._has_process(name)
+        ):
             assert not rival.has_it
             self.runs.host.resume(self.run_id(name))
-        elif name == "live_suspended" and rival.is_over and self.runs.state(self.run_id(name)) == "Suspended":
+        elif name in RELEASED and rival.is_over and self._is_paused(name):
             self.runs.host.resume(self.run_id(name))
+        elif name == "live_suspended_cancelled" and self._is_paused(name) and not self._has_process(name):
+            assert not rival.has_it
+            cancel(self, name, {})
         elif name == "live_rescheduled" and rival.is_over and self.runs.state(self.run_id(name)) == "Crashed":
             self.runs.tell_to_end(name)
             self.runs.host.set_state(self.run_id(name), "SCHEDULED")
         else:
             return
         self._resumed.add(name)
+
+    def _is_paused(self, name: str) -> bool:
+        return self.runs.state(self.run_id(name)) in ("Paused", "Suspended")
+
+    def _has_process(self, name: str) -> bool:
+        """Whether one keeps what the run holds."""
+        rows = [row for row in self.engine.snapshot().claims if row.claim.run_id == self.run_id(name)]
+        return any(row.session_ids for row in rows)
 
     def _seen(self, name: str) -> Seen:
         rival = self._rivals[name].interval

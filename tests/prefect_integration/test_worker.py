@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +18,7 @@ from penstock.demo.prefect_host import PrefectHost
 from penstock.engine import Engine
 from penstock_prefect.tickets import OLDER_HOLDS
 from prefect_deployed import Runs, wait_for_expiry
+from prefect_runs import SERVER_SECRET
 
 FLOWS = Path(__file__).parent / "flows"
 AWAITING = "AwaitingConcurrencySlot"
@@ -64,7 +68,7 @@ def test_a_blocked_run_shows_what_it_waits_for_and_starts_at_once_when_there_is_
         shown = database_host.flow_run(low)
         assert shown["state"]["message"].startswith("first: 1 of 1 held by process/process load")
         assert shown["run_count"] == 0
-        time.sleep(12)  # longer than a worker's prefetch, with which a wait of another kind would churn
+        time.sleep(4)  # longer than a worker's prefetch, with which a wait of another kind would churn
         freed_at = time.time()
     runs.wait_for_state(high, "Pending", "Submitting", "Running", "Completed", seconds=20)
     for run_id in (high, low):
@@ -185,6 +189,20 @@ def test_another_worker_class_whose_runs_know_nothing_of_penstock(
     runs.tell_to_end("detached")
     runs.wait_for_end(run_id)
     free(engine, database_host, seconds=30)  # the other workers ask the API
+
+
+def test_a_server_that_asks_who_one_is_refuses_strangers_and_no_log_tells_the_secret(
+    runs: Runs, database_host: PrefectHost
+) -> None:
+    """All that these tests and test_liveness.py do is done at such a server."""
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(f"{database_host.api_url}/admin/version", timeout=30)
+    run_id = runs.start("decorated", "asked", penstock={"pools": ["outer"]})
+    assert runs.wait_for_end(run_id)["state_name"] == "Completed"
+    said = database_host.logs() + "\n".join(database_host.run_logs(run_id))
+    assert "Penstock" in said or "Slots granted" in said
+    assert SERVER_SECRET not in said
+    assert base64.b64encode(f"admin:{SERVER_SECRET}".encode()).decode() not in said
 
 
 def _at(host: PrefectHost, run_id: str, name: str, *, first: bool = False) -> float:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,8 +23,9 @@ from penstock.connection import connect
 from penstock.engine import Engine
 from penstock.errors import StoreUnavailable
 from penstock.settings import Settings
-from penstock_prefect import tickets, worker
+from penstock_prefect import suspended, tickets, waiting_run
 from penstock_prefect.claims import Limits
+from penstock_prefect.waiting_run import WaitingRun
 from penstock_prefect.worker import LimitedRuns
 from prefect.states import Pending, Scheduled
 from prefect.workers.base import BaseWorkerResult
@@ -36,6 +39,7 @@ RUN = SimpleNamespace(
     auto_scheduled=False,
     tags=[],
     job_variables={},
+    empirical_policy=SimpleNamespace(resuming=False),
 )
 AWAY = httpx.ConnectError("the API is away")
 
@@ -53,7 +57,7 @@ class Client:
 
     def __init__(self) -> None:
         self.asked, self.error = 0, None
-        self.state: Any = Scheduled(name=worker.AWAITING)
+        self.state: Any = Scheduled(name=waiting_run.AWAITING)
 
     async def read_flow(self, _flow_id: Any) -> Any:
         return SimpleNamespace(name="flow")
@@ -126,7 +130,7 @@ class Proposed(list[Any]):
 @pytest.fixture
 def proposed(monkeypatch: pytest.MonkeyPatch) -> Proposed:
     proposed = Proposed()
-    monkeypatch.setattr(worker, "propose_state", proposed.propose)
+    monkeypatch.setattr(waiting_run, "propose_state", proposed.propose)
     return proposed
 
 
@@ -177,7 +181,7 @@ async def test_a_run_that_cannot_be_prepared_leaves_no_lease(engine: Engine) -> 
 
 @on_a_loop
 async def test_a_run_that_cannot_be_put_off_leaves_its_ticket_to_others(engine: Engine, proposed: Proposed) -> None:
-    proposed.failing.add(worker.AWAITING)
+    proposed.failing.add(waiting_run.AWAITING)
     with pytest.raises(httpx.ConnectError):
         await Limited().run(asks("closed"), configuration())
     await until(lambda: len(asyncio.all_tasks()) == 1)
@@ -195,12 +199,12 @@ async def test_an_api_that_fails_is_not_asked_without_a_pause(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, proposed: Proposed
 ) -> None:
     """Though the lease is there already."""
-    monkeypatch.setattr(worker, "AGAIN_SECONDS", 0.3)
+    monkeypatch.setattr(waiting_run, "AGAIN_SECONDS", 0.3)
     one = Limited()
     claim, granted = place(engine, one, "open")
     await granted.lease
     one.client.error = AWAY
-    wait = asyncio.create_task(one._wait(engine, RUN, claim, Limits(), granted))
+    wait = asyncio.create_task(WaitingRun(one, engine, RUN, claim, Limits()).wait(granted))
     await until(lambda: one.client.asked > 0)
     await asyncio.sleep(1.0)
     assert one.client.asked <= 5
@@ -219,7 +223,7 @@ async def test_a_time_out_counts_from_where_the_wait_began(engine: Engine, propo
     began = time.monotonic()
     again, second = place(engine, one, "closed")
     await until(lambda: second.request.queued)
-    await one._wait(engine, RUN, again, Limits(wait_timeout_seconds=1.5), second)
+    await WaitingRun(one, engine, RUN, again, Limits(wait_timeout_seconds=1.5)).wait(second)
     assert time.monotonic() - began < 1.0
     assert [state.name for state in proposed] == ["Failed"]
     assert claims(engine) == []
@@ -232,7 +236,7 @@ async def test_an_end_that_cannot_be_told_is_said_in_the_log(
     proposed.failing.add("Failed")
     one = Limited()
     claim, waits = place(engine, one, "closed")
-    await one._wait(engine, RUN, claim, Limits(wait_timeout_seconds=0), waits)
+    await WaitingRun(one, engine, RUN, claim, Limits(wait_timeout_seconds=0)).wait(waits)
     assert "is asked again when its time comes: the API is away" in caplog.text
 
 
@@ -247,7 +251,7 @@ async def test_a_store_that_is_not_to_be_waited_for_ends_the_run(
     monkeypatch.setattr(engine.store, "run_lease", away)
     one = Limited()
     claim, waits = place(engine, one, "closed")
-    await one._wait(engine, RUN, claim, Limits(), waits)
+    await WaitingRun(one, engine, RUN, claim, Limits()).wait(waits)
     assert [(state.name, state.message) for state in proposed] == [("Failed", "the store is away")]
 
 
@@ -272,3 +276,62 @@ async def test_a_worker_that_stops_leaves_its_waiters_to_others_at_once(engine: 
     assert (proposed[-1].state_details.scheduled_time - datetime.now(UTC)).total_seconds() <= 0
     assert [row.state for row in claims(engine)] == ["waiting"]
     assert not one._waits
+
+
+@pytest.mark.parametrize("kind", [Limited, Elsewhere])
+@on_a_loop
+async def test_a_resumed_run_takes_what_was_kept_for_it(engine: Engine, kind: type[Limited]) -> None:
+    """Its worker knows it for one that was suspended, though Prefect counts it as an attempt to come."""
+    before = engine.acquire(replace(engine.run_claim(RUN.id, "open"), attempt=1))
+    assert suspended.keep(engine, before, ["open"]) is False, "not without the setting"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_INTEGRATIONS_PENSTOCK_HOLD_WHILE_SUSPENDED", "*")
+        assert suspended.keep(engine, before, ["open"])
+    one = kind()
+    resumed = SimpleNamespace(
+        **{**vars(asks("open")), "run_count": 1, "empirical_policy": SimpleNamespace(resuming=True)}
+    )
+    running = asyncio.create_task(one.run(resumed, configuration()))
+    async with asyncio.timeout(20):
+        await one.begun.wait()
+    (row,) = claims(engine)
+    assert (row.claim.claim_id, row.probed) == (before.claim_id, kind is Elsewhere)
+    one.ends.set()
+    await running
+    assert claims(engine) == []
+
+
+@on_a_loop
+async def test_a_run_that_returns_while_its_process_is_found_gone_gives_back_all_the_same(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The API is asked whether it is suspended, which takes a while."""
+    asked = asyncio.Event()
+
+    class SlowClient(Client):
+        async def read_flow_run(self, flow_run_id: Any) -> Any:
+            asked.set()
+            await asyncio.sleep(0.5)
+            return await super().read_flow_run(flow_run_id)
+
+    class Here(Limited):
+        runs_here = True
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.client = SlowClient()
+
+    class Ended(Base):
+        async def run(self, _flow_run: Any, _configuration: Any, task_status: Any) -> Any:
+            ended = subprocess.Popen([sys.executable, "-c", ""])
+            ended.wait()
+            task_status.started(ended.pid)
+            await asked.wait()
+            return BaseWorkerResult(identifier="job", status_code=0)
+
+    class Worker(Here, Ended):
+        pass
+
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_PENSTOCK_HOLD_WHILE_SUSPENDED", "*")
+    await Worker().run(asks("open"), configuration())
+    assert claims(engine) == []

@@ -7,7 +7,8 @@ import json
 import click
 
 from penstock.cli import EXIT_NO, json_option
-from penstock.cli.plan_command import plain_faults
+from penstock.cli.plan_command import plain_faults, show_warnings
+from penstock.cli.text import shown
 from penstock.config_file import read_file
 from penstock.errors import ConfigError, Fault
 
@@ -26,10 +27,9 @@ def command(file: str, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps({"ok": not faults, "faults": plain_faults(faults), "warnings": plain_faults(warnings)}))
     else:
-        for warning in warnings:
-            click.echo(f"{file}: warning: {warning}", err=True)
+        show_warnings(file, warnings)
         for fault in faults:
-            click.echo(f"{file}: {fault}")
+            click.echo(f"{shown(file)}: {shown(str(fault))}")
         if not faults:
-            click.echo(f"{file}: good")
+            click.echo(f"{shown(file)}: good")
     return EXIT_NO if faults else 0

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
 import penstock
-from penstock.cli.import_command import DEFAULT_POOL
+from penstock.cli.foreign import show
+from penstock.cli.output import write_whole
 from penstock.cli.text import shown
-from penstock.config import Concurrency
+from penstock.config import Concurrency, Granularity
+from penstock.errors import Fault
 
+DEFAULT_POOL = "default_pool"
 UNLIMITED = -1  # of an Airflow pool
 
 
@@ -39,17 +42,16 @@ def airflow_pools(store_url: str | None, output: str | None, slots: str, default
     it leaves the limits and the queue to Penstock.
     """
     with penstock.connect(store_url) as engine:
-        pools = _airflow_pools(engine.configuration(fresh=True)[1], wide=slots == "unlimited")
+        concurrency = engine.configuration(fresh=True)[1]
+    pools = _airflow_pools(concurrency, wide=slots == "unlimited")
+    show(output or "the pools", [] if slots == "unlimited" else [*_left_out(concurrency)], [*_notes(concurrency)])
     if not default_pool:
         pools.pop(DEFAULT_POOL, None)
     text = json.dumps(pools, indent=4, sort_keys=True)
     if output is None:
         click.echo(text)
         return
-    try:
-        Path(output).write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise click.FileError(output, error.strerror) from None
+    write_whole(output, text + "\n")
     click.echo(f"{shown(output)}: {len(pools)} pool{'' if len(pools) == 1 else 's'}", err=True)
 
 
@@ -63,3 +65,29 @@ def _airflow_pools(concurrency: Concurrency, *, wide: bool) -> dict[str, dict[st
         }
         for name, pool in concurrency.pools.limits.items()
     }
+
+
+def _notes(concurrency: Concurrency) -> Iterator[str]:
+    if concurrency.pools.default_limit is not None:
+        yield (
+            "Pools on the default limit are not known by name and not in it: "
+            "Airflow never schedules a task whose pool it does not have."
+        )
+
+
+def _left_out(concurrency: Concurrency) -> Iterator[Fault]:
+    """The limits that Airflow's own pools cannot have, where they are to limit instead of Penstock."""
+    pools, runs, ops = concurrency.pools, concurrency.runs, concurrency.ops
+    per_dag = "Airflow bounds the runs and tasks of one DAG: `max_active_runs`, `max_active_tasks`"
+    for path, is_set, why in (
+        ("pools.default_limit", pools.default_limit is not None, "name each pool, with `penstock pools set`"),
+        ("runs.max_concurrent_runs", runs.capacity is not None, per_dag),
+        ("runs.tag_concurrency_limits", bool(runs.tag_concurrency_limits), per_dag),
+        ("ops.max_concurrent", ops.max_concurrent is not None, per_dag),
+        ("ops.tag_concurrency_limits", bool(ops.tag_concurrency_limits), per_dag),
+    ):
+        if is_set:
+            yield Fault(why, path=f"concurrency.{path}")
+    for name in pools.limits:
+        if concurrency.pool_granularity(name) is Granularity.RUN:
+            yield Fault("a pool of Airflow counts tasks, not runs", path=f"pool {name!r} of granularity run")

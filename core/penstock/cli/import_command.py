@@ -4,47 +4,51 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import reduce
+from typing import Any
 from urllib.parse import urlsplit
 
 import click
 
 import penstock
 from penstock import changes
+from penstock.cli import json_option
 from penstock.cli.asking import declined
+from penstock.cli.foreign import as_dict, checked, exit_code, imported, show, strict_option
 from penstock.cli.plan_command import show_plan
-from penstock.cli.text import shown
 from penstock.config import Concurrency, PoolLimit
-from penstock.errors import ConfigError, Fault, PluginError
-from penstock.hookspecs import ImportedConfiguration
-
-DEFAULT_POOL = "default_pool"
 
 
 @click.group("import")
 def command() -> None:
-    """Take over the limits of another tool from what it exports."""
+    """Take over the limits of another tool from what it exports. What has no counterpart is named, with what to do."""
+
+
+def _import_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    yes = click.option("--yes", is_flag=True, help="Do not ask.")
+    return reduce(
+        lambda decorated, option: option(decorated), (click.pass_obj, json_option, yes, strict_option), function
+    )
 
 
 @command.command("airflow-pools")
 @click.argument("file", type=click.Path(dir_okay=False))
 @click.option("--default-pool", is_flag=True, help="Also `default_pool`, which every task is in that names no pool.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@click.pass_obj
-def airflow_pools(store_url: str | None, file: str, default_pool: bool, yes: bool) -> int:
+@_import_options
+def airflow_pools(store_url: str | None, file: str, default_pool: bool, strict: bool, yes: bool, as_json: bool) -> int:
     """Set a limit for each pool in FILE, which `airflow pools export` wrote. Other limits stay as they are."""
-    limits = _limits("airflow-pools", file)
-    if not default_pool and limits.pop(DEFAULT_POOL, None) is not None:
-        click.echo(f"{shown(file)}: {DEFAULT_POOL} is left out; --default-pool takes it, too.", err=True)
-    return _take(store_url, limits, yes=yes)
+    options = {"default_pool": "true"} if default_pool else {}
+    return _take(store_url, "airflow-pools", file, options, strict=strict, yes=yes, as_json=as_json)
 
 
 @command.command("prefect-limits")
 @click.argument("file", required=False, type=click.Path(dir_okay=False))
 @click.option("--api-url", metavar="URL", help="Ask this API of Prefect; without FILE by default PREFECT_API_URL.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@click.pass_obj
-def prefect_limits(store_url: str | None, file: str | None, api_url: str | None, yes: bool) -> int:
+@_import_options
+def prefect_limits(
+    store_url: str | None, file: str | None, api_url: str | None, strict: bool, yes: bool, as_json: bool
+) -> int:
     """Set a limit for each global and each tag limit of Prefect. Other limits stay as they are.
 
     FILE is what `prefect gcl ls -o json` wrote, or another of Prefect's lists. An API is asked with the credentials in
@@ -57,7 +61,7 @@ def prefect_limits(store_url: str | None, file: str | None, api_url: str | None,
         raise click.UsageError("name a FILE, or set --api-url or PREFECT_API_URL")
     if file is None:
         source = _api_address(source)
-    return _take(store_url, _limits("prefect-limits", source), yes=yes)
+    return _take(store_url, "prefect-limits", source, {}, strict=strict, yes=yes, as_json=as_json)
 
 
 def _api_address(url: str) -> str:
@@ -70,52 +74,36 @@ def _api_address(url: str) -> str:
     return url
 
 
-def _limits(kind: str, source: str) -> dict[str, PoolLimit]:
-    """What the plugin for it finds there, its notes said. Raises ConfigError."""
-    found = imported(kind, source)
-    for note in found.notes:
-        click.echo(f"{shown(source)}: {shown(note)}", err=True)
-    return dict(checked(source, found).pools.limits)
-
-
-def _take(store_url: str | None, limits: Mapping[str, PoolLimit], *, yes: bool) -> int:
-    """Show what these limits change, ask, and set them."""
+def _take(
+    store_url: str | None,
+    kind: str,
+    source: str,
+    options: Mapping[str, str],
+    *,
+    strict: bool,
+    yes: bool,
+    as_json: bool,
+) -> int:
+    """Say what the plugin for it finds there, show what these limits change, ask, and set them. Raises ConfigError."""
+    found = imported(kind, source, options)
+    limits = checked(source, found).pools.limits
+    if not as_json:
+        show(source, found.left_out, found.notes)
+    version = None
     with penstock.connect(store_url) as engine:
-        version, before = engine.configuration(fresh=True)
+        expected, before = engine.configuration(fresh=True)
         plan = changes.plan(engine, _with_pools(before, limits), prune=True)
-        show_plan(plan)
-        if not plan.changes:
-            return 0
-        if (code := declined("Import?", yes=yes)) is not None:
-            return code
-        click.echo(f"imported as version {changes.apply(engine, plan.after, expected_version=version)}")
-    return 0
-
-
-def imported(kind: str, source: str, options: Mapping[str, str] | None = None) -> ImportedConfiguration:
-    """What the plugin for this kind makes of the source. Raises ConfigError and PluginError."""
-    from penstock.hooks import installed_plugins
-
-    try:
-        found: ImportedConfiguration | None = installed_plugins().hook.penstock_import_configuration(
-            kind=kind, source=source, options=options or {}
-        )
-    except ConfigError as error:
-        raise ConfigError([Fault(f"{source}: {fault}") for fault in error.faults]) from None
-    if found is None:
-        raise PluginError(f"no plugin reads {kind}: is the one that does named in PENSTOCK_PLUGINS_DISABLED?")
-    return found
-
-
-def checked(source: str, found: ImportedConfiguration) -> Concurrency:
-    """What a plugin made of it, checked as a file is. Raises ConfigError."""
-    from penstock.config_file import read
-
-    try:
-        return read(json.dumps({"concurrency": found.concurrency})).concurrency
-    except ConfigError as error:
-        faults = [Fault(f"{source}: {fault.path}: {fault.message}") for fault in error.faults]
-        raise ConfigError(faults) from None
+        if not as_json:
+            show_plan(plan)
+        if plan.changes:
+            if (code := declined("Import?", yes=yes)) is not None:
+                return code
+            version = changes.apply(engine, plan.after, expected_version=expected)
+    if as_json:
+        click.echo(json.dumps({**as_dict(found), **plan.as_dict(), "imported_as": version}))
+    elif version is not None:
+        click.echo(f"imported as version {version}")
+    return exit_code(found, strict=strict)
 
 
 def _with_pools(concurrency: Concurrency, limits: Mapping[str, PoolLimit]) -> Concurrency:

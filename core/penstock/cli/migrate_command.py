@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 
 import click
 
-from penstock.cli import EXIT_NO, json_option
-from penstock.cli.import_command import checked, imported
+from penstock.cli import json_option
+from penstock.cli.foreign import as_dict, checked, exit_code, imported, show, strict_option
 from penstock.cli.output import refused, write_whole
 from penstock.cli.plan_command import plain_faults, show_warnings
 from penstock.cli.tables import show_tables
-from penstock.cli.text import shown
-from penstock.config_file import Read, read
+from penstock.config_file import read
 from penstock.config_writer import written
-from penstock.hookspecs import ImportedConfiguration
 
 
 @click.group("migrate")
@@ -29,7 +26,7 @@ def command() -> None:
 @click.option("--instance-url", metavar="URL", help="Dagster's database, or its SQLite file: the limits of pools.")
 @click.option("--tags", type=click.Path(dir_okay=False), metavar="FILE", help="Which tags stand for Dagster's.")
 @click.option("--code", type=click.Path(), metavar="PATH", help="Also report on the Python definitions there.")
-@click.option("--strict", is_flag=True, help="Exit 1 when a limit has no counterpart; FILE is written all the same.")
+@strict_option
 @click.option("--yes", is_flag=True, help="Do not ask before a file is replaced.")
 @json_option
 def dagster(
@@ -62,27 +59,10 @@ def dagster(
             return code_
         write_whole(output, text)
     if as_json:
-        click.echo(json.dumps(_as_dict(found, new)))
+        click.echo(json.dumps({**as_dict(found), "warnings": plain_faults(new.warnings)}))
     else:
-        _show(source, output or "the configuration", found, new)
+        show(source, found.left_out, found.notes)
+        show_warnings(output or "the configuration", new.warnings)
         if found.report is not None:
             show_tables(found.report.tables(), on_stderr=output is None)
-    return EXIT_NO if strict and found.left_out else 0
-
-
-def _as_dict(found: ImportedConfiguration, new: Read) -> Mapping[str, object]:
-    return {
-        "left_out": plain_faults(found.left_out),
-        "notes": list(found.notes),
-        "origins": dict(found.origins),
-        "warnings": plain_faults(new.warnings),
-        "report": found.report and found.report.as_json(),
-    }
-
-
-def _show(source: str, output: str, found: ImportedConfiguration, new: Read) -> None:
-    for fault in found.left_out:
-        click.echo(f"{shown(source)}: no counterpart: {shown(str(fault))}", err=True)
-    for note in found.notes:
-        click.echo(f"{shown(source)}: {shown(note)}", err=True)
-    show_warnings(output, new.warnings)
+    return exit_code(found, strict=strict)

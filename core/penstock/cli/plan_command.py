@@ -70,6 +70,9 @@ def show_plan(plan: Plan) -> None:
         _show_claims("waiting", [row for row in touched.waiters if row not in touched.starting])
     if plan.changes and not plan.touched:
         click.echo("no limit that exists now is touched")
+    elif plan.idle:
+        click.echo()
+        click.echo(f"touches nobody now: {listed([change.path for change in plan.idle])}")
     for name, limit in plan.kept.items():
         click.echo(f"  pool {shown(name)} stays at {limit} (not in FILE; --prune deletes it)")
     if not plan.changes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -27,7 +28,8 @@ class PrefectHost:
 
     `bin_folder` is that of a Python environment with Prefect and Penstock; `home` becomes PREFECT_HOME.
     `store_url` None leaves Penstock inactive; `settings` are further environment variables. `database_url` is where the
-    server keeps its data, else a SQLite file in `home`. Times are in seconds.
+    server keeps its data, else a SQLite file in `home`. `auth`, `user:password`, is what the server then asks of all.
+    Times are in seconds.
     """
 
     def __init__(
@@ -39,10 +41,16 @@ class PrefectHost:
         *,
         settings: Mapping[str, str] | None = None,
         database_url: str | None = None,
+        auth: str | None = None,
     ) -> None:
         self.bin_folder, self.home, self.store_url = Path(bin_folder), Path(home), store_url
         self.port = free_port()
         self.api_url = f"http://127.0.0.1:{self.port}/api"
+        self._headers = {"Content-Type": "application/json"}
+        secrets = {}
+        if auth is not None:
+            self._headers["Authorization"] = f"Basic {base64.b64encode(auth.encode()).decode()}"
+            secrets = {"PREFECT_SERVER_API_AUTH_STRING": auth, "PREFECT_API_AUTH_STRING": auth}
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "PENSTOCK_"))}
         environment = {
             **inherited,
@@ -62,6 +70,7 @@ class PrefectHost:
             "PYTHONUNBUFFERED": "1",
             "PREFECT_INTEGRATIONS_PENSTOCK_DEPLOYMENT": deployment,
             **({"PREFECT_INTEGRATIONS_PENSTOCK_STORE_URL": store_url} if store_url is not None else {}),
+            **secrets,
             **(settings or {}),
         }
         self._server = Processes(self.home / "server", environment)
@@ -265,7 +274,7 @@ class PrefectHost:
         request = urllib.request.Request(  # noqa: S310  # our own http URL
             self.api_url + path,
             data=None if body is None else json.dumps(body).encode(),
-            headers={"Content-Type": "application/json"},
+            headers=self._headers,
             method=method,
         )
         deadline = time.monotonic() + BUSY_SECONDS

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from penstock.claim import Claim, ClaimKind, Liveness
 from penstock.decision import HeldSlot
 from penstock.rules import Demand
-from penstock.store.contract import ClaimState, Owner
+from penstock.store.contract import ClaimState, Mode, Outcome, Owner, Result
 from penstock.store.digests import digest
 
 PRIORITY_STEP = 60_000_000
@@ -82,6 +82,14 @@ def ownership(kind: ClaimKind, owner: Owner, *, held: bool) -> Ownership:
 def joins(kind: ClaimKind, owner: Owner) -> bool:
     """Whether the owner's session becomes a member of the claim: of a run's, unless the host answers for the run."""
     return kind is not ClaimKind.OP and owner.session_id is not None and owner.probe_seconds is None
+
+
+def no_room_again(outcome: Outcome, claim: Claim, mode: Mode) -> Outcome:
+    """What came of asking for a claim that was there: one that does not wait is told as when it came first."""
+    skipped_by_this = mode is Mode.SKIP and outcome == Outcome(Result.SKIPPED, claim.claim_id)
+    if skipped_by_this or (mode is not Mode.WAIT and outcome.result is Result.WAITING):
+        return replace(outcome, result=Result.NO_ROOM)
+    return outcome
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,11 +112,15 @@ class Configured(Database):
         with self.transaction(read_only=True) as tx:
             return reading.deployments(tx.connection)
 
-    @again_if_undone
     def forget(self, host: str, name: str) -> bool:
+        known = any((there.host, there.name) == (host, name) for there in self.deployments())
+        self._forget(host, name)
+        return known
+
+    @again_if_undone
+    def _forget(self, host: str, name: str) -> None:
         with self.transaction() as tx:
-            known = t.deployment.c.id == digest(f"{host}/{name}")
-            return tx.connection.execute(delete(t.deployment).where(known)).rowcount == 1
+            tx.connection.execute(delete(t.deployment).where(t.deployment.c.id == digest(f"{host}/{name}")))
 
 
 def _is_in_force(there: StoredConfiguration, version: int, row: Mapping[str, Any]) -> bool:

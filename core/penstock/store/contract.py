@@ -34,7 +34,7 @@ class Result(StrEnum):
     WAITING = "waiting"
     NO_ROOM = "no_room"  # asked not to wait: nothing is left behind
     SKIPPED = "skipped"  # this run was skipped before, and stays so
-    BUSY = "busy"  # the same holder has this claim in another live session; it was not queued
+    BUSY = "busy"  # another live session has this claim of the same holder, and is not joined; it was not queued
     STALE = "stale"  # resolved under an older configuration: read it again, then repeat
     ENDED = "ended"  # released or withdrawn before: this claim id is never granted again
     EXPIRED = "expired"  # ended with the session that it was under, or unknown: claim again, under a new id
@@ -317,8 +317,9 @@ class Store(Protocol):
     ) -> Outcome:
         """All slots at once (HELD), or what `mode` says: a place in the queue (WAITING), or NO_ROOM, or HELD above it.
 
-        Idempotent by claim id, and by holder: a live claim of the same holder is joined (a run), adopted (a ticket), or
-        reported BUSY. `eligible_after_seconds`: not granted before, though the place in the queue counts from now.
+        Idempotent by claim id, and by holder: a live claim of the same holder is joined (a run, by another session),
+        adopted (a ticket), or reported BUSY: sessions keep what they have until they hand it over or end.
+        `eligible_after_seconds`: not granted before, though the place in the queue counts from now.
         """
 
     def renew(self, claim_ids: Sequence[str], *, ticket_seconds: float) -> set[str]:
@@ -333,10 +334,13 @@ class Store(Protocol):
     def hand_over(
         self, claim_id: str, session_id: str, *, ticket_seconds: float, eligible_after_seconds: float = 0.0
     ) -> bool:
-        """Turn a session's claim, not a run's, into a ticket for another process to adopt. False if it was not its."""
+        """Turn a session's claim into a ticket for another process to adopt. False if it was not its alone."""
 
-    def release(self, claim_id: str, session_id: str | None) -> bool:
-        """Give a claim up, held or waiting; a run's ends with its last member. False if it was not this session's."""
+    def release(self, claim_id: str, session_id: str | None, *, unless_held: bool = False) -> bool:
+        """Give a claim up, held or waiting; a run's ends with its last member. False if it was not this session's.
+
+        `unless_held`: one that is held stays; several may wait for a run's, and one of them gives up.
+        """
 
     def end(self, claim_id: str, *, reason: str, expires_at: int | None = None) -> bool:
         """End a claim whoever holds it. False if it had ended before.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, Engine, select
 from sqlalchemy.exc import (
@@ -30,6 +31,7 @@ from penstock.store.forking import ForkGate
 from penstock.store.writing import Cursor, Syntax
 
 P = ParamSpec("P")
+S = TypeVar("S")
 T = TypeVar("T")
 UNDONE_TRIES = 10
 NAMES = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "mariadb": "MariaDB", "mysql": "MySQL"}
@@ -52,6 +54,20 @@ def again_if_undone(method: Callable[P, T]) -> Callable[P, T]:
             except Undone:
                 time.sleep(random.uniform(0.001, 0.02))  # noqa: S311  # jitter, not a secret
         return method(*args, **kwargs)
+
+    return again
+
+
+def again_if_cut_off(method: Callable[Concatenate[S, bool, P], T]) -> Callable[Concatenate[S, P], T]:
+    """As `again_if_undone`, for methods whose answer would be another one once it has been done.
+
+    Their first argument says whether a try before this one may have come through, and only its answer was lost.
+    """
+
+    @wraps(method)
+    def again(store: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        tries = itertools.count()
+        return again_if_undone(lambda: method(store, next(tries) > 0, *args, **kwargs))()
 
     return again
 

@@ -3,149 +3,40 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 from penstock.claim import Claim, ClaimKind, Liveness
-from penstock.decision import HeldSlot, Reason
-from penstock.errors import ConfigChanged, DeploymentConflict
-from penstock.report import reasons_against, reasons_for
-from penstock.rules import Demand, Source
-from penstock.settings import StoreTimes
-from penstock.store.asking import HEARD_OF, WHY_EXPIRED, joins, ownership, rank
+from penstock.decision import HeldSlot
+from penstock.rules import Demand
+from penstock.store.asking import HEARD_OF, WHY_EXPIRED, joins, no_room_again, ownership, rank
 from penstock.store.contract import (
-    ClaimRow,
     ClaimState,
-    Deployment,
     Event,
     Expired,
-    HistoryRow,
-    LimitRow,
     Mode,
     Outcome,
     Owner,
     Result,
-    RunLease,
     Session,
-    SessionRow,
-    Snapshot,
-    StoredConfiguration,
     Swept,
 )
-from penstock.store.reservation import Reservations, Room, Waiter, fits, reservations
+from penstock.store.memory_rows import Entry, Rows, us
+from penstock.store.reservation import Reservations, fits, reservations
 
 HOLDING = (ClaimState.GRANTED, ClaimState.HELD)
+SKIPPED_SECONDS = 24 * 3600.0
 
 
-@dataclass
-class _Entry:
-    claim: Claim
-    wants: dict[str, int]
-    version: int
-    rank: int
-    enqueued_at: int
-    eligible_at: int
-    state: ClaimState
-    sessions: set[str] = field(default_factory=set)
-    deadline: int | None = None
-    liveness: Liveness = Liveness.SESSION
-    observed: bool = False
-    granted_at: int | None = None
-    ended_at: int | None = None
-    expired: bool = False
-    slots: tuple[HeldSlot, ...] = ()
-
-
-class MemoryStore:
+class MemoryStore(Rows):
     """See `penstock.store.contract.Store`. One process only; every method runs under one lock."""
-
-    url = "memory://"
-
-    def __init__(self, *, times: StoreTimes | None = None) -> None:
-        self.times = times or StoreTimes()
-        self.clock_shift = 0
-        self._lock = threading.RLock()
-        self._documents: list[Mapping[str, Any]] = [{}]
-        self._changed_at = -HEARD_OF
-        self._settled = 0
-        self._limits: dict[str, tuple[int | None, Source]] = {}
-        self._sessions: dict[str, tuple[Session, int]] = {}
-        self._claims: dict[str, _Entry] = {}
-        self._history: list[HistoryRow] = []
-        self._pruned_before = 0
-        self._deployments: dict[tuple[str, str], str] = {}
-        self.on_granted: list[Callable[[Collection[str]], None]] = []
-
-    def _now(self) -> int:
-        return time.time_ns() // 1000 + self.clock_shift
-
-    # -- configuration and limits ------------------------------------------------------------------------------------
-
-    def check_schema(self) -> None:
-        """There are no tables."""
-
-    def configuration(self) -> StoredConfiguration:
-        version = len(self._documents) - 1
-        return StoredConfiguration(version, self._documents[-1], settled=self._settled == version)
-
-    def register(self, deployment: Deployment) -> None:
-        with self._lock:
-            there = self._deployments.setdefault((deployment.host, deployment.name), deployment.fingerprint)
-            if there != deployment.fingerprint:
-                raise DeploymentConflict(f"{deployment.host}/{deployment.name} is {there} already; name one otherwise")
-
-    def deployments(self) -> tuple[Deployment, ...]:
-        with self._lock:
-            return tuple(Deployment(*where, fingerprint) for where, fingerprint in sorted(self._deployments.items()))
-
-    def forget(self, host: str, name: str) -> bool:
-        with self._lock:
-            return self._deployments.pop((host, name), None) is not None
-
-    def configure(
-        self,
-        document: Mapping[str, Any],
-        *,
-        expected_version: int,
-        by: str,
-        origin: str,
-        changed: Mapping[str, int | None] | None = None,
-    ) -> int:
-        with self._lock:
-            if expected_version != len(self._documents) - 1:
-                raise ConfigChanged("the configuration was changed by somebody else; look again, then repeat")
-            self._documents.append(dict(document))
-            self._changed_at = self._now()
-            detail = f"version {expected_version + 1} by {by} from {origin}"
-            self._record(None, Event.CHANGED, detail=detail, changed=changed)
-            return expected_version + 1
-
-    def limit_rows(self) -> tuple[LimitRow, ...]:
-        with self._lock:
-            return tuple(
-                LimitRow(key, capacity, source, self._held(key), self._waiting(key))
-                for key, (capacity, source) in sorted(self._limits.items())
-            )
-
-    def settle(self, key: str, capacity: int | None, source: Source, *, version: int) -> bool:
-        with self._lock:
-            if version != len(self._documents) - 1:
-                return False
-            self._limits[key] = (capacity, source)
-            return True
-
-    def settled(self, version: int) -> None:
-        self._settled = max(self._settled, version)
 
     # -- sessions ----------------------------------------------------------------------------------------------------
 
     def open_session(self, session: Session) -> None:
         with self._lock:
-            self._sessions[session.session_id] = (session, self._now() + _us(session.ttl_seconds))
+            self._sessions[session.session_id] = (session, self._now() + us(session.ttl_seconds))
 
     def beat(self, session_id: str, known: Callable[[], Collection[str]]) -> bool:
         with self._lock:
@@ -205,8 +96,7 @@ class MemoryStore:
             known = claim.claim_id if claim.claim_id in self._claims else self._live(claim.holder)
             if known is not None:
                 outcome = self.touch(known, demands, version=version, owner=owner)
-                again = mode is not Mode.WAIT and outcome.result is Result.WAITING
-                return replace(outcome, result=Result.NO_ROOM) if again else outcome
+                return no_room_again(outcome, claim, mode)
             entry = self._new_entry(claim, demands, version, eligible_after_seconds if demands else 0.0)
             self._own(entry, owner, held=False)
             self._claims[claim.claim_id] = entry
@@ -220,25 +110,25 @@ class MemoryStore:
                     return self._observe(claim.claim_id, entry, owner)
                 case Mode.SKIP if claim.kind is ClaimKind.RUN:
                     entry.state, entry.sessions, entry.liveness = ClaimState.SKIPPED, set(), Liveness.TICKET
-                    entry.deadline = self._now() + _us(SKIPPED_SECONDS)
+                    entry.deadline = self._now() + us(SKIPPED_SECONDS)
                     self._record(claim.claim_id, Event.SKIPPED)
                 case _:
                     del self._claims[claim.claim_id]
             return Outcome(Result.NO_ROOM, claim.claim_id)
 
-    def _new_entry(self, claim: Claim, demands: Sequence[Demand], version: int, eligible_after: float) -> _Entry:
+    def _new_entry(self, claim: Claim, demands: Sequence[Demand], version: int, eligible_after: float) -> Entry:
         now = self._now()
-        return _Entry(
+        return Entry(
             claim=claim,
             wants={demand.key: demand.slots for demand in demands},
             version=version,
             rank=rank(now, claim.priority),
             enqueued_at=now,
-            eligible_at=now + _us(eligible_after),
+            eligible_at=now + us(eligible_after),
             state=ClaimState.WAITING,
         )
 
-    def _observe(self, claim_id: str, entry: _Entry, owner: Owner) -> Outcome:
+    def _observe(self, claim_id: str, entry: Entry, owner: Owner) -> Outcome:
         """Admitted all the same, above the capacity; what would have barred it is noted."""
         reserved = self._reserved()
         short = tuple(
@@ -262,8 +152,7 @@ class MemoryStore:
                 return Outcome(Result.EXPIRED if expired else Result.ENDED, claim_id)
             if entry.state is ClaimState.SKIPPED:
                 return Outcome(Result.SKIPPED, claim_id)
-            is_op = entry.claim.kind is ClaimKind.OP
-            if is_op and entry.sessions and owner.session_id not in entry.sessions:
+            if self._is_in_other_hands(entry, owner):
                 return Outcome(Result.BUSY, claim_id)
             current = version if entry.state not in HOLDING else len(self._documents) - 1
             if (refused := self._refused(claim_id, current, owner)) is not None:
@@ -281,7 +170,7 @@ class MemoryStore:
                 self._pass()
             return self._speak(claim_id, entry, owner)
 
-    def _speak(self, claim_id: str, entry: _Entry, owner: Owner) -> Outcome:
+    def _speak(self, claim_id: str, entry: Entry, owner: Owner) -> Outcome:
         session_owns = ownership(entry.claim.kind, owner, held=True).liveness is Liveness.SESSION
         adopted = entry.state is ClaimState.HELD and entry.liveness is Liveness.TICKET and session_owns
         if entry.state not in HOLDING:
@@ -302,7 +191,7 @@ class MemoryStore:
         with self._lock:
             live = {one for one in claim_ids if one in self._claims and self._claims[one].state is not ClaimState.ENDED}
             for claim_id in live:
-                entry, deadline = self._claims[claim_id], self._now() + _us(ticket_seconds)
+                entry, deadline = self._claims[claim_id], self._now() + us(ticket_seconds)
                 if entry.liveness in (Liveness.TICKET, Liveness.PROBE):
                     entry.deadline = max(entry.deadline or 0, deadline)
             return live
@@ -312,17 +201,20 @@ class MemoryStore:
     ) -> bool:
         with self._lock:
             entry = self._claims.get(claim_id)
-            if entry is None or entry.claim.kind is ClaimKind.RUN or session_id not in entry.sessions:
+            if entry is None or session_id not in entry.sessions or entry.liveness is Liveness.PARENT:
                 return False
-            if entry.liveness is Liveness.PARENT:
+            if entry.claim.kind is ClaimKind.RUN and (entry.liveness, entry.sessions) != (
+                Liveness.SESSION,
+                {session_id},
+            ):
                 return False
             entry.sessions.discard(session_id)
             entry.liveness = Liveness.TICKET
-            entry.deadline = self._now() + _us(ticket_seconds)
-            entry.eligible_at = max(entry.eligible_at, self._now() + _us(eligible_after_seconds))
+            entry.deadline = self._now() + us(ticket_seconds)
+            entry.eligible_at = max(entry.eligible_at, self._now() + us(eligible_after_seconds))
             return True
 
-    def release(self, claim_id: str, session_id: str | None) -> bool:
+    def release(self, claim_id: str, session_id: str | None, *, unless_held: bool = False) -> bool:
         with self._lock:
             entry = self._claims.get(claim_id)
             if entry is None:
@@ -331,6 +223,8 @@ class MemoryStore:
                 entry.state, entry.ended_at = ClaimState.ENDED, self._now()
                 return False
             if entry.state is ClaimState.ENDED or entry.liveness is Liveness.PARENT:
+                return False
+            if unless_held and entry.state is ClaimState.HELD:
                 return False
             if entry.claim.kind is ClaimKind.OP and entry.sessions != ({session_id} - {None}):
                 return False  # another's by now, or handed over
@@ -369,11 +263,11 @@ class MemoryStore:
             tell(granted)
         return len(granted)
 
-    def _able(self, entry: _Entry) -> bool:
+    def _able(self, entry: Entry) -> bool:
         current = entry.version == len(self._documents) - 1 and entry.eligible_at <= self._now()
         return entry.state is ClaimState.WAITING and current
 
-    def _unresolved_ahead(self, key: str, entry: _Entry) -> bool:
+    def _unresolved_ahead(self, key: str, entry: Entry) -> bool:
         """Whether a waiter before it there may not have heard of the configuration yet."""
         if self._now() >= self._changed_at + HEARD_OF:
             return False
@@ -387,18 +281,7 @@ class MemoryStore:
         waiting = [self._waiter(claim_id, entry) for claim_id, entry in self._claims.items() if self._able(entry)]
         return reservations(waiting, self._rooms(), self._now())
 
-    def _waiter(self, claim_id: str, entry: _Entry) -> Waiter:
-        parent = self._claims.get(entry.claim.parent_id or "")
-        around = {held.limit for held in parent.slots} if parent is not None else set()
-        return Waiter(claim_id, entry.enqueued_at, entry.wants, around)
-
-    def _rooms(self) -> dict[str, Room]:
-        return {
-            key: Room(capacity, max(0, (capacity or 0) - self._held(key)))
-            for key, (capacity, _) in self._limits.items()
-        }
-
-    def _grant(self, claim_id: str, entry: _Entry) -> None:
+    def _grant(self, claim_id: str, entry: Entry) -> None:
         entry.state, entry.granted_at = ClaimState.GRANTED, self._now()
         self._record(claim_id, Event.GRANTED)
         epoch = len(self._history)  # the number of the grant's event
@@ -413,11 +296,11 @@ class MemoryStore:
         with self._lock:
             now, times, expired = self._now(), self.times, list[Expired]()
             for session_id, (_, expires_at) in list(self._sessions.items()):
-                if expires_at < now - _us(times.grace_seconds):
+                if expires_at < now - us(times.grace_seconds):
                     del self._sessions[session_id]
             for claim_id, entry in list(self._claims.items()):
                 if entry.state is ClaimState.ENDED:
-                    if (entry.ended_at or 0) < now - _us(times.tombstone_seconds):
+                    if (entry.ended_at or 0) < now - us(times.tombstone_seconds):
                         del self._claims[claim_id]
                     continue
                 entry.sessions &= self._sessions.keys()
@@ -431,13 +314,13 @@ class MemoryStore:
                     if entry.liveness is Liveness.SESSION
                     else times.acknowledge_ticket_seconds
                 )
-                if entry.state is ClaimState.GRANTED and (entry.granted_at or 0) < now - _us(patience):
+                if entry.state is ClaimState.GRANTED and (entry.granted_at or 0) < now - us(patience):
                     entry.state, entry.slots, entry.granted_at = ClaimState.PARKED, (), None
                     self._record(claim_id, Event.PARKED)
             self._pass()
             return Swept(self._settled == len(self._documents) - 1, tuple(expired), len(self._sessions))
 
-    def _is_unowned(self, entry: _Entry) -> bool:
+    def _is_unowned(self, entry: Entry) -> bool:
         match entry.liveness:
             case Liveness.SESSION:
                 return not entry.sessions
@@ -457,73 +340,6 @@ class MemoryStore:
     def listen(self, session_id: str | None) -> None:
         return None
 
-    # -- reading -----------------------------------------------------------------------------------------------------
-
-    def run_lease(self, holder: str) -> RunLease | None:
-        with self._lock:
-            claim_id = self._live(holder)
-            if claim_id is None:
-                return None
-            entry = self._claims[claim_id]
-            late = [
-                other
-                for other in self._claims.values()
-                if other.claim.kind is ClaimKind.RUN_POOL and other.claim.parent_id == claim_id
-            ]
-            held = Counter(slot.limit for one in [entry, *late] for slot in one.slots)
-            claim, expires_at = entry.claim, entry.deadline
-            return RunLease(claim_id, entry.state, dict(held), claim.within, expires_at, claim.attempt, claim.priority)
-
-    def to_touch(self, claim_ids: Sequence[str]) -> set[str]:
-        with self._lock:
-            version = len(self._documents) - 1
-            known = {claim_id: self._claims[claim_id] for claim_id in claim_ids if claim_id in self._claims}
-            waiting = {
-                i for i, entry in known.items() if entry.state is ClaimState.WAITING and entry.version == version
-            }
-            return set(claim_ids) - waiting
-
-    def reasons(self, claim_id: str) -> tuple[Reason, ...]:
-        return reasons_for(self.snapshot(), claim_id)
-
-    def reasons_against(self, wants: Mapping[str, int]) -> tuple[Reason, ...]:
-        return reasons_against(self.snapshot(), wants)
-
-    def snapshot_time(self) -> int:
-        return self._now()
-
-    def snapshot(self) -> Snapshot:
-        with self._lock:
-            sessions = tuple(SessionRow(session, at) for _, (session, at) in sorted(self._sessions.items()))
-            expiry = {row.session.session_id: row.expires_at for row in sessions}
-            claims = tuple(
-                ClaimRow(
-                    claim=entry.claim,
-                    state=entry.state,
-                    wants=dict(entry.wants),
-                    rank=entry.rank,
-                    enqueued_at=entry.enqueued_at,
-                    granted_at=entry.granted_at,
-                    expires_at=entry.deadline or max((expiry[s] for s in entry.sessions if s in expiry), default=None),
-                    slots=entry.slots,
-                    session_ids=tuple(sorted(entry.sessions)),
-                    probed=entry.liveness is Liveness.PROBE,
-                    observed=entry.observed,
-                    eligible_at=entry.eligible_at,
-                    version=entry.version,
-                )
-                for _, entry in sorted(self._claims.items(), key=lambda item: (item[1].rank, item[0]))
-                if entry.state is not ClaimState.ENDED
-            )
-            return Snapshot(self._now(), self.limit_rows(), claims, sessions)
-
-    def probed(self) -> tuple[ClaimRow, ...]:
-        return tuple(row for row in self.snapshot().claims if row.probed)
-
-    def history(self, *, since: int = 0) -> tuple[HistoryRow, ...]:
-        with self._lock:
-            return tuple(row for row in self._history if row.at >= max(since, self._pruned_before))
-
     def after_fork(self) -> None:
         self._lock = threading.RLock()
 
@@ -532,16 +348,6 @@ class MemoryStore:
 
     # -- the plain facts ---------------------------------------------------------------------------------------------
 
-    def _held(self, key: str) -> int:
-        return sum(held.limit == key for entry in self._claims.values() for held in entry.slots)
-
-    def _waiting(self, key: str) -> int:
-        return sum(key in e.wants for e in self._claims.values() if e.state is ClaimState.WAITING)
-
-    def _numbers(self, key: str, count: int) -> list[int]:
-        taken = {held.slot for entry in self._claims.values() for held in entry.slots if held.limit == key}
-        return [n for n in range(1, len(taken) + count + 1) if n not in taken][:count]
-
     def _refused(self, claim_id: str, version: int, owner: Owner) -> Outcome | None:
         if version != len(self._documents) - 1:
             return Outcome(Result.STALE, claim_id)
@@ -549,17 +355,11 @@ class MemoryStore:
             return Outcome(Result.SESSION_LOST, claim_id)
         return None
 
-    def _live(self, holder: str | None) -> str | None:
-        return next(
-            (
-                claim_id
-                for claim_id, entry in self._claims.items()
-                if holder is not None and entry.state is not ClaimState.ENDED and entry.claim.holder == holder
-            ),
-            None,
-        )
+    def _is_in_other_hands(self, entry: Entry, owner: Owner) -> bool:
+        kept = entry.liveness is Liveness.SESSION and owner.session_id not in entry.sessions
+        return kept and not joins(entry.claim.kind, owner)
 
-    def _own(self, entry: _Entry, owner: Owner, *, held: bool) -> None:
+    def _own(self, entry: Entry, owner: Owner, *, held: bool) -> None:
         keeper = ownership(entry.claim.kind, owner, held=held)
         entry.liveness = keeper.liveness
         entry.deadline = None if keeper.deadline_after is None else self._now() + keeper.deadline_after
@@ -580,37 +380,3 @@ class MemoryStore:
         entry.ended_at, entry.expired = self._now(), event is Event.EXPIRED
         hold = None if held_since is None else (entry.ended_at - held_since) / 1_000_000
         self._record(claim_id, event, hold_seconds=hold, detail=detail)
-
-    def _record(
-        self,
-        claim_id: str | None,
-        event: Event,
-        *,
-        hold_seconds: float | None = None,
-        detail: str | None = None,
-        changed: Mapping[str, int | None] | None = None,
-    ) -> None:
-        entry = self._claims[claim_id] if claim_id is not None else None
-        now = self._now()
-        granted = event is Event.GRANTED and entry is not None
-        self._history.append(
-            HistoryRow(
-                at=now,
-                event=event,
-                claim_id=claim_id,
-                host=entry.claim.host if entry else None,
-                deployment=entry.claim.deployment if entry else None,
-                label=entry.claim.label if entry else None,
-                slots=dict(entry.wants) if entry else dict(changed or {}),
-                wait_seconds=(now - entry.enqueued_at) / 1_000_000 if granted and entry else None,
-                hold_seconds=hold_seconds,
-                detail=detail,
-            )
-        )
-
-
-SKIPPED_SECONDS = 24 * 3600.0
-
-
-def _us(seconds: float) -> int:
-    return int(seconds * 1_000_000)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from sqlalchemy import ColumnElement, Connection, and_, delete, exists, or_, select, union_all, update
 
 from penstock.claim import ClaimKind, Liveness
@@ -90,6 +92,12 @@ def reap(connection: Connection, now: int, times: StoreTimes) -> tuple[Expired, 
         record(connection, Event.PARKED, row, now)
     connection.execute(delete(t.claim).where(_old_tombstone(now, times)))
     return tuple(expired)
+
+
+def have_expired(connection: Connection, claim_ids: Collection[str]) -> set[str]:
+    """Of these claims, those that a sweep has ended."""
+    ended = t.claim.c.id.in_(claim_ids) & (t.claim.c.outcome == Event.EXPIRED.value)
+    return set(connection.scalars(select(t.claim.c.id).where(ended)))
 
 
 def prune_history(connection: Connection, before: int) -> int:

@@ -18,7 +18,7 @@ from penstock.settings import StoreTimes
 from penstock.store import admission, deciding, granting, limits, reading, reaping, touching
 from penstock.store import tables as t
 from penstock.store.admission import Unsettled
-from penstock.store.asking import Ask
+from penstock.store.asking import Ask, no_room_again
 from penstock.store.configured import Configured
 from penstock.store.contract import (
     ClaimRow,
@@ -36,7 +36,7 @@ from penstock.store.contract import (
     Snapshot,
     Swept,
 )
-from penstock.store.database import Transaction, again_if_undone
+from penstock.store.database import Transaction, again_if_cut_off, again_if_undone
 from penstock.store.digests import digest
 
 log = logging.getLogger("penstock.store")
@@ -185,9 +185,7 @@ class SqlStore(Configured):
         if claim_id is None:  # it ended just now
             return Outcome(Result.STALE, claim.claim_id)
         outcome = self.touch(claim_id, ask.demands, version=ask.version, owner=ask.owner)
-        if mode is not Mode.WAIT and outcome.result is Result.WAITING:
-            return replace(outcome, result=Result.NO_ROOM)
-        return outcome
+        return no_room_again(outcome, claim, mode)
 
     @again_if_undone
     def touch(self, claim_id: str, demands: Sequence[Demand], *, version: int, owner: Owner) -> Outcome:
@@ -213,14 +211,22 @@ class SqlStore(Configured):
         with self.transaction() as tx:
             return touching.renew(tx, claim_ids, ticket_seconds)
 
-    @again_if_undone
+    @again_if_cut_off
     def hand_over(
-        self, claim_id: str, session_id: str, *, ticket_seconds: float, eligible_after_seconds: float = 0.0
+        self,
+        cut_off: bool,
+        claim_id: str,
+        session_id: str,
+        *,
+        ticket_seconds: float,
+        eligible_after_seconds: float = 0.0,
     ) -> bool:
         with self.transaction() as tx:
             row = admission.claim_row(tx.connection, claim_id, lock=True)
-            if row is None or not touching.hand_over(tx.connection, row, session_id):
+            if row is None:
                 return False
+            if not touching.hand_over(tx.connection, row, session_id):
+                return cut_off and touching.is_ticket(row)
             values = {
                 "session_id": None,
                 "liveness": Liveness.TICKET.value,
@@ -230,9 +236,9 @@ class SqlStore(Configured):
             tx.connection.execute(update(t.claim).where(t.claim.c.id == claim_id).values(values))
             return True
 
-    @again_if_undone
-    def release(self, claim_id: str, session_id: str | None) -> bool:
-        if session_id is not None:
+    @again_if_cut_off
+    def release(self, cut_off: bool, claim_id: str, session_id: str | None, *, unless_held: bool = False) -> bool:
+        if session_id is not None and not unless_held:
             with self.cursor() as cursor:
                 done, found = self.dialect.release(cursor, claim_id, session_id, shift=self.clock_shift)
             if found:
@@ -245,7 +251,11 @@ class SqlStore(Configured):
                 return False
             if row is None:  # its acquire came through just now
                 row = admission.claim_row(tx.connection, claim_id, lock=True)
-            if row.state == ClaimState.ENDED.value or not touching.leave(tx.connection, row, session_id):
+            if row.state == ClaimState.ENDED.value:
+                return cut_off and row.outcome != Event.EXPIRED.value
+            if unless_held and row.state == ClaimState.HELD.value:
+                return False
+            if not touching.leave(tx.connection, row, session_id):
                 return False
             if not touching.is_last(tx.connection, row):
                 return True
@@ -265,11 +275,13 @@ class SqlStore(Configured):
         """A release that came before its acquire: the id is a tombstone, so that the late acquire is never granted."""
         return self.dialect.insert_if_absent(tx.connection, t.claim, admission.tombstone(claim_id, tx.now))
 
-    @again_if_undone
-    def end(self, claim_id: str, *, reason: str, expires_at: int | None = None) -> bool:
+    @again_if_cut_off
+    def end(self, cut_off: bool, claim_id: str, *, reason: str, expires_at: int | None = None) -> bool:
         with self.transaction() as tx:
             row = admission.claim_row(tx.connection, claim_id, lock=True)
-            if row is None or row.state == ClaimState.ENDED.value or expires_at not in (None, row.deadline):
+            if row is not None and row.state == ClaimState.ENDED.value:
+                return cut_off and row.outcome != Event.EXPIRED.value
+            if row is None or expires_at not in (None, row.deadline):
                 return False
             held = row.state in (ClaimState.GRANTED.value, ClaimState.HELD.value)
             admission.end_claim(tx.connection, row, Event.RELEASED if held else Event.WITHDRAWN, tx.now, reason)
@@ -281,6 +293,7 @@ class SqlStore(Configured):
     def grant_pass(self) -> int:
         return len(self._grant())
 
+    @again_if_undone
     def _grant(self, *, found: bool = False) -> set[str]:
         """Try the grant lock; on success grant until nothing is left. Who was granted. `found`: a look said so."""
         granted, fruitless = set[str](), 0
@@ -330,28 +343,41 @@ class SqlStore(Configured):
         for tell in list(self.on_granted):
             tell(granted)
 
-    @again_if_undone
     def sweep(self) -> Swept:
-        expired: tuple[Expired, ...] = ()
+        swept, jumped, work = self._look_for_dead()
+        expired: dict[str, Expired] = {}
+        if jumped or work:
+            self._reap(expired, jumped=jumped)
+        self.grant_pass()
+        return replace(swept, expired=tuple(expired.values()))
+
+    @again_if_undone
+    def _look_for_dead(self) -> tuple[Swept, bool, bool]:
+        """How the store stands, whether its clock has jumped, and whether there is anything to reap."""
         with self.transaction(read_only=True) as tx:
             jumped = self._jumps.seen(tx.now)
             work = reaping.due(tx.connection, tx.now, self.times)
             sessions = select(func.count()).select_from(t.session).scalar_subquery()
             settled = t.meta.c.settled_version == t.meta.c.configuration_version
             facts = tx.connection.execute(select(settled, sessions)).one()
-        swept = Swept(bool(facts[0]), sessions=facts[1])
-        if jumped or work:
-            with self.transaction() as tx:
-                if not self.dialect.try_grant_lock(tx.connection):
-                    return swept
-                if jumped:
-                    reaping.extend_all(tx.connection, tx.now)
-                else:
-                    expired = reaping.reap(tx.connection, tx.now, self.times)
+        return Swept(bool(facts[0]), sessions=facts[1]), jumped, work
+
+    @again_if_cut_off
+    def _reap(self, cut_off: bool, expired: dict[str, Expired], *, jumped: bool) -> None:
+        """Reap unless somebody else does; what has expired is added to `expired`."""
+        with self.transaction() as tx:
+            if cut_off:  # those that the try before has ended all the same
+                for claim_id in expired.keys() - reaping.have_expired(tx.connection, list(expired)):
+                    del expired[claim_id]
+            if not self.dialect.try_grant_lock(tx.connection):
+                return
             if jumped:
-                self._jumps.borne(tx.now)
-        self.grant_pass()
-        return replace(swept, expired=expired)
+                reaping.extend_all(tx.connection, tx.now)
+            else:
+                for one in reaping.reap(tx.connection, tx.now, self.times):
+                    expired[one.claim.claim_id] = one
+        if jumped:
+            self._jumps.borne(tx.now)
 
     @again_if_undone
     def prune(self, *, history_before: int, idle_before: int) -> dict[str, int]:

@@ -11,6 +11,7 @@ from penstock.claim import ClaimKind, Liveness
 from penstock.rules import Demand
 from penstock.store import admission
 from penstock.store import tables as t
+from penstock.store.asking import joins
 from penstock.store.contract import ClaimState, Event, Outcome, Owner, Result
 from penstock.store.database import Transaction
 from penstock.store.dialects import Dialect
@@ -27,9 +28,9 @@ def touch(
         return Outcome(Result.EXPIRED if expired else Result.ENDED, claim_id)
     if row.state == ClaimState.SKIPPED.value:
         return Outcome(Result.SKIPPED, claim_id)
-    if row.session_id is not None and row.session_id != owner.session_id:
-        return Outcome(Result.BUSY, claim_id)
     kind = ClaimKind(row.kind)
+    if _is_in_other_hands(tx.connection, row, kind, owner):
+        return Outcome(Result.BUSY, claim_id)
     waits = row.state in (ClaimState.WAITING.value, ClaimState.PARKED.value)
     if waits and tx.version != version:
         return Outcome(Result.STALE, claim_id)
@@ -57,6 +58,16 @@ def touch(
         joined=row.state == ClaimState.HELD.value and not own,
         waited_seconds=((row.granted_at or tx.now) - row.enqueued_at) / 1_000_000,
     )
+
+
+def _is_in_other_hands(connection: Connection, row: t.StoredRow, kind: ClaimKind, owner: Owner) -> bool:
+    """Whether sessions keep the claim alive, and the owner is neither one of them nor becomes one."""
+    if kind is ClaimKind.OP:
+        return row.session_id is not None and bool(row.session_id != owner.session_id)
+    if row.liveness != Liveness.SESSION.value or joins(kind, owner):
+        return False
+    mine = (t.member.c.claim_id == row.id) & (t.member.c.session_id == owner.session_id)
+    return connection.execute(select(t.member).where(mine)).first() is None
 
 
 def renew(tx: Transaction, claim_ids: Sequence[str], ticket_seconds: float) -> set[str]:
@@ -121,14 +132,20 @@ def leave(connection: Connection, row: t.StoredRow, session_id: str | None) -> b
 
 
 def hand_over(connection: Connection, row: t.StoredRow, session_id: str) -> bool:
-    """As `leave`, of a claim that goes on without a session: an op's, or a late pool that its run still waits for."""
-    if row.kind == ClaimKind.RUN.value:
-        return False
+    """As `leave`, of a claim that goes on without a session: an op's, a late pool that its run still waits for, or a
+    run's that no other session holds beside this one.
+    """
     if row.kind == ClaimKind.OP.value:
         return leave(connection, row, session_id)
-    mine = (t.member.c.claim_id == row.id) & (t.member.c.session_id == session_id)
-    was_member = connection.execute(select(t.member).where(mine)).first() is not None
-    return was_member and leave(connection, row, session_id)
+    members = connection.scalars(select(t.member.c.session_id).where(t.member.c.claim_id == row.id)).all()
+    if row.kind == ClaimKind.RUN.value and (row.liveness != Liveness.SESSION.value or len(members) > 1):
+        return False
+    return session_id in members and leave(connection, row, session_id)
+
+
+def is_ticket(row: t.StoredRow) -> bool:
+    """Whether it has been handed over, and nobody has adopted it yet."""
+    return bool(row.kind != ClaimKind.RUN.value and row.liveness == Liveness.TICKET.value and row.session_id is None)
 
 
 def is_last(connection: Connection, row: t.StoredRow) -> bool:

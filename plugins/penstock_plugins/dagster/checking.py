@@ -151,11 +151,17 @@ def _out_of_range(settings: schema.Settings, source: Source, environ: Mapping[st
             yield source.fault(f"{value} found; Dagster expects 0 to {most}", *place)
     yield from bounded(pools.op_granularity_run_buffer, source, "concurrency", "pools", "op_granularity_run_buffer")
     yield from rules_in_range(runs.tag_concurrency_limits, source, "concurrency", "runs", "tag_concurrency_limits")
-    if (most_runs := runs.max_concurrent_runs) is not None:
+    queue = settings.run_queue or schema.Queue()
+    if source.form is Form.PLUS:
+        for value, *place in (
+            (runs.max_concurrent_runs, "concurrency", "runs", "max_concurrent_runs"),
+            (queue.max_concurrent_runs, "run_queue", "max_concurrent_runs"),
+        ):
+            if isinstance(value, int) and not 0 <= value <= PLUS_MOST_RUNS:
+                yield source.fault(f"{value} found; Dagster+ expects 0 to {PLUS_MOST_RUNS}", *place)
+    elif (most_runs := runs.max_concurrent_runs) is not None:
         place = ["concurrency", "runs", "max_concurrent_runs"]
-        if source.form is Form.PLUS and not 0 <= most_runs <= PLUS_MOST_RUNS:
-            yield source.fault(f"{most_runs} found; Dagster+ expects 0 to {PLUS_MOST_RUNS}", *place)
-        elif most_runs < -1:
+        if most_runs < -1:
             message = f"{most_runs} found; Dagster would start no run at all; write 0 for that, or -1 for no limit"
             yield source.fault(message, *place)
         elif most_runs > CAPACITY_MAX:

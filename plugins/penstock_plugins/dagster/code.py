@@ -14,7 +14,7 @@ from penstock_plugins.dagster import code_lines
 from penstock_plugins.dagster.code_definitions import Definitions
 from penstock_plugins.dagster.code_executors import reaches
 from penstock_plugins.dagster.code_files import sources
-from penstock_plugins.dagster.code_report import CodeReport, Definition, Finding, Runs, rule_text
+from penstock_plugins.dagster.code_report import CodeReport, Definition, Finding, Runs, at_once, rule_text
 from penstock_plugins.dagster.code_runs import AllRuns
 from penstock_plugins.dagster.code_scopes import Project
 from penstock_plugins.dagster.code_sites import Site, sites
@@ -66,22 +66,27 @@ def _report(path: Path, run_tag_keys: Iterable[str]) -> CodeReport:
     ]
     return CodeReport(
         len(parsed),
-        tuple(_with_lines(row, runs.rows, counting) for row in sorted(definitions.rows, key=_place)),
-        tuple(_run_with_lines(row) for row in sorted(runs.rows, key=_place)),
+        tuple(_with_lines(row, runs, counting) for row in sorted(definitions.rows, key=_place)),
+        tuple(_run_with_lines(row, runs.of_all) for row in sorted(runs.rows, key=_place)),
         tuple(
             sorted(set(findings), key=lambda each: (each.file, each.line or 0, each.kind, each.subject, each.reason))
         ),
+        runs.of_all,
     )
 
 
-def _with_lines(row: Definition, runs: list[Runs], counting: frozenset[str]) -> Definition:
-    within = [rule_text(rule) for each in runs for rule in each.tag_concurrency_limits if reaches(rule, row.op_tags)]
+def _with_lines(row: Definition, runs: AllRuns, counting: frozenset[str]) -> Definition:
+    of_all = runs.of_all
+    within = [] if of_all is None or of_all.bound == "unlimited" else [f"{at_once(of_all)} at once"]
+    within += [
+        rule_text(rule) for each in runs.rows for rule in each.tag_concurrency_limits if reaches(rule, row.op_tags)
+    ]
     airflow, prefect = code_lines.of_definition(row, counting)
     return replace(row, within_run=tuple(dict.fromkeys(within)), airflow=airflow, prefect=prefect)
 
 
-def _run_with_lines(row: Runs) -> Runs:
-    airflow, prefect = code_lines.of_runs(row)
+def _run_with_lines(row: Runs, of_all: Runs | None) -> Runs:
+    airflow, prefect = code_lines.of_runs(row, of_all)
     return replace(row, airflow=airflow, prefect=prefect)
 
 

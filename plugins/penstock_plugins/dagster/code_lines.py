@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from penstock.claim import check_pool_name
+from penstock.claim import CAPACITY_MAX, check_pool_name
 from penstock.errors import ClaimError
 
 from penstock_plugins.dagster.code_report import Definition, Runs
 from penstock_plugins.dagster.code_tags import PRIORITY
 
 _OF_DAGSTER = "dagster"
+JOBS = frozenset({"job", "asset job"})
 
 
 def unusable(pool: str) -> str | None:
@@ -38,9 +39,11 @@ def of_definition(row: Definition, counting: frozenset[str]) -> tuple[str | None
     return airflow, None if any(":" in key for key in tags) else prefect
 
 
-def of_runs(row: Runs) -> tuple[str | None, str | None]:
-    """For Airflow and for Prefect. A code location's is the file's, whatever the host."""
+def of_runs(row: Runs, of_all: Runs | None = None) -> tuple[str | None, str | None]:
+    """For Airflow and for Prefect. A code location's is the file's, whatever the host; `of_all` is in it."""
     bounds = _bounds(row)
+    if of_all is not None and of_all.bound == "set" and row.kind in JOBS and not row.inherited:
+        bounds = _instead(row, of_all) | bounds
     tags = {key: value for key, value in row.run_tags.items() if not key.startswith(_OF_DAGSTER)}
     priority = row.run_tags.get(PRIORITY, "0")
     arguments = [f"{name}={value}" for name, value in bounds.items()]
@@ -76,6 +79,14 @@ def _bounds(row: Runs) -> dict[str, str]:
         )
         bounds["tag_concurrency_limits"] = f"[{in_python}]"
     return bounds
+
+
+def _instead(row: Runs, of_all: Runs) -> dict[str, str]:
+    """What takes a job from under the file's `ops` block, where its own executor says nothing of the kind."""
+    lifted = {"max_concurrent": str(CAPACITY_MAX)} if row.bound == "unlimited" else {}
+    return lifted | (
+        {"tag_concurrency_limits": "[]"} if of_all.tag_concurrency_limits and row.bound != "unread" else {}
+    )
 
 
 def _limited(arguments: list[str]) -> str:

@@ -44,7 +44,8 @@ class Definition:
     """An asset, op, check or graph. `name` is an asset's key with slashes, else the name that Dagster gives it.
 
     `pools` are those of its op, of which it takes `slots`; of a graph those of all its ops. `unread` names what is left
-    out because only the running code knows it. `within_run`: the tag rules of executors under PATH that hold it back.
+    out because only the running code knows it. `within_run`: what of executors under PATH holds it back in one run: how
+    many ops go at once, where that is the same for all code locations, and the tag rules that match it.
     """
 
     kind: str
@@ -94,12 +95,13 @@ class Runs:
 
 @dataclass(frozen=True, slots=True)
 class CodeReport:
-    """All of it, in the order of files and lines."""
+    """All of it, in the order of files and lines. `of_all` is the one executor of all code locations, if it is one."""
 
     files: int
     definitions: tuple[Definition, ...]
     runs: tuple[Runs, ...]
     findings: tuple[Finding, ...]
+    of_all: Runs | None = None
 
     @property
     def pools(self) -> tuple[str, ...]:
@@ -137,11 +139,15 @@ def _definition(row: Definition) -> tuple[object, ...]:
     return row.kind, row.name, pools, _tags(row.op_tags, row.unread), within, row.airflow, row.prefect, row.place
 
 
+def at_once(row: Runs) -> object:
+    """How many ops of a run execute together, for people."""
+    return {"set": row.max_concurrent, "cpu_count": "CPU count", "unlimited": "unlimited", "unread": "?"}[row.bound]
+
+
 def _runs(row: Runs) -> tuple[object, ...]:
-    at_once = {"set": row.max_concurrent, "cpu_count": "CPU count", "unlimited": "unlimited", "unread": "?"}[row.bound]
     rules = "; ".join(map(rule_text, row.tag_concurrency_limits)) or None
     tags = _tags(row.run_tags, row.unread)
-    return row.kind, row.name, at_once, rules, tags, row.airflow, row.prefect, row.place
+    return row.kind, row.name, at_once(row), rules, tags, row.airflow, row.prefect, row.place
 
 
 def _tags(tags: Mapping[str, str], unread: tuple[str, ...]) -> str | None:

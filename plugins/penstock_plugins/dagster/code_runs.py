@@ -67,6 +67,16 @@ class AllRuns:
         for site in self._ticks:
             self._tick(site)
 
+    @property
+    def of_all(self) -> Runs | None:
+        """What bounds the runs of all code locations, where they have one and the same executor; None: there are none,
+        they differ, or it cannot be read."""
+        executors = {_key(each.executor): each for each in self._locations}
+        if len(executors) != 1 or any(each.site.unsure for each in self._locations):
+            return None
+        ((first),) = executors.values()
+        return None if first.executor.bound == "unread" else _runs("code location", first.site, first.executor)
+
     # -- code locations ------------------------------------------------------------------------------------------------
 
     def _location(self, site: Site) -> None:
@@ -219,24 +229,24 @@ class AllRuns:
             self._find(
                 "ignored", site, f"the rule {rule}", "a later one has the same key and value; Dagster takes the last"
             )
-        self.rows.append(
-            Runs(
-                kind=kind,
-                name=name,
-                file=site.given.file,
-                line=site.line,
-                executor=executor.name,
-                bound=executor.bound,
-                max_concurrent=executor.max_concurrent,
-                tag_concurrency_limits=executor.tag_concurrency_limits,
-                inherited=executor.inherited,
-                run_tags=tags,
-                unread=tuple(missing),
-            )
-        )
+        self.rows.append(replace(_runs(kind, site, executor), name=name, run_tags=tags, unread=tuple(missing)))
 
     def _find(self, kind: FindingKind, site: Site, subject: str, reason: str) -> None:
         self.findings.append(Finding(kind, site.given.file, site.line, subject, reason))
+
+
+def _runs(kind: str, site: Site, executor: Executor) -> Runs:
+    return Runs(
+        kind=kind,
+        name=site.given.name,
+        file=site.given.file,
+        line=site.line,
+        executor=executor.name,
+        bound=executor.bound,
+        max_concurrent=executor.max_concurrent,
+        tag_concurrency_limits=executor.tag_concurrency_limits,
+        inherited=executor.inherited,
+    )
 
 
 def _key(executor: Executor) -> tuple[object, ...]:

@@ -9,10 +9,12 @@ from dataclasses import replace
 from typing import Any
 
 from penstock.claim import CAPACITY_MAX, check_pool_name
+from penstock.config import Concurrency
 from penstock.errors import ClaimError, ConfigError, Fault
 from penstock.hookspecs import ImportedConfiguration, Report
+from pydantic import ValidationError
 
-from penstock_plugins.dagster import checking, counterparts, helm, limits, pool_limits, run_tags
+from penstock_plugins.dagster import checking, counterparts, helm, limits, pool_limits, run_tags, schema
 from penstock_plugins.dagster.limits import Found
 from penstock_plugins.dagster.source import READ, Form, Source, find
 
@@ -23,12 +25,14 @@ def migrated(given: str, options: Mapping[str, str]) -> ImportedConfiguration:
     """What limits at `given`. `options` as in the hook. Raises ConfigError with every fault."""
     source = find(given)
     ignored: tuple[tuple[str, str], ...] = ()
+    unknown: tuple[Fault, ...] = ()
     if source.form is Form.HELM:
         made = helm.rendered(source)
-        source, ignored = made.source, made.ignored
+        source, ignored, unknown = made.source, made.ignored, made.unknown
     source = replace(source, faults=(*source.faults, *_unknown(source)))
     table = run_tags.read_table(options["tags"]) if "tags" in options else run_tags.TABLE
     found = limits.in_force(checking.parsed(source, os.environ), source, table, os.environ)
+    found.left_out += unknown
     found.left_out += [
         source.fault(why, key) for key, why in counterparts.LIMITS_OF_PLUS.items() if key in source.document
     ]
@@ -37,12 +41,13 @@ def migrated(given: str, options: Mapping[str, str]) -> ImportedConfiguration:
         f"line {source.lines.of(place)}: {source.path(place)}: {why}." for place, why in counterparts.without(source)
     ]
     _take_pools(source, options.get("instance_url"), found)
+    report = _take_code(options["code"], found) if "code" in options else None
     return ImportedConfiguration(
         _trimmed(found.block),
         notes=tuple(found.notes),
         origins=found.origins,
         left_out=tuple(found.left_out),
-        report=_on_code(options["code"], found) if "code" in options else None,
+        report=report,
     )
 
 
@@ -54,11 +59,40 @@ def _unknown(source: Source) -> Iterator[Fault]:
         yield source.fault(f"no such key; {hint}", key)
 
 
-def _on_code(path: str, found: Found) -> Report:
+def _take_code(path: str, found: Found) -> Report:
+    """The report on the definitions there; the limits within a run that hold for all of them go into the block."""
     from penstock_plugins.dagster import code  # noqa: PLC0415  # loaded where it is asked for
 
     rules = found.block.get("runs", {}).get("tag_concurrency_limits", ())
-    return code.read(path, [rule["key"] for rule in rules])
+    report = code.read(path, [rule["key"] for rule in rules])
+    within = report.of_all
+    if within is not None and within.bound == "set":
+        origin = f"{within.place}: the executor of {within.name}"
+        try:
+            given = [schema.TagRule.model_validate(dict(rule)) for rule in within.tag_concurrency_limits]
+            ops = {
+                "max_concurrent": within.max_concurrent,
+                "tag_concurrency_limits": [run_tags.Rule(rule.key, rule.value, rule.limit).as_dict() for rule in given],
+            }
+            Concurrency.model_validate({"ops": ops})
+        except ValidationError:
+            why = f"a limit is a number from 0 to {CAPACITY_MAX}, a rule has a key, a limit and perhaps a value"
+            found.left_out.append(Fault(f"{why}; write `ops` by hand", path=origin))
+            return report
+        found.block["ops"] = ops
+        found.origins["ops.max_concurrent"] = origin
+        found.origins |= {f"ops.tag_concurrency_limits[{index}]": origin for index in range(len(given))}
+    elif within is None and any(row.kind == "code location" for row in report.runs):
+        found.notes.append(
+            f"{path}: no `ops` is written: code locations have different executors, or one that cannot be read; "
+            "the lines of the report say it for each job."
+        )
+    elif within is not None and within.bound == "cpu_count":
+        found.notes.append(
+            f"{path}: no `ops` is written: as many ops of a run go at once as its machine has CPUs, which no file can "
+            "say; the lines of the report say it for each job."
+        )
+    return report
 
 
 def _take_pools(source: Source, url: str | None, found: Found) -> None:

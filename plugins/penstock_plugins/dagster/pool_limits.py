@@ -53,7 +53,15 @@ def read(url: str) -> list[PoolLimit]:
             )
         rows = _of_limits(connection) if "concurrency_limits" in tables else []
         # Dagster itself takes them from the slots while the newer table is empty.
-        return sorted(rows or _of_slots(connection), key=lambda row: row.name)
+        rows = rows or _of_slots(connection)
+    for row in rows:
+        # SQLite keeps any value in any column.
+        if not isinstance(row.name, str) or type(row.limit) is not int:
+            message = (
+                f"the table concurrency_limits holds {row.name!r} with a limit of {row.limit!r}, which is no number"
+            )
+            raise ConfigError([Fault(message)])
+    return sorted(rows, key=lambda row: row.name)
 
 
 def in_home(home: Path) -> Path | None:
@@ -82,7 +90,10 @@ def _of_slots(connection: Connection) -> list[PoolLimit]:
 @contextlib.contextmanager
 def _connected(given: str) -> Iterator[Connection]:
     """A connection that cannot write."""
-    url = _read_only(given)
+    try:
+        url = _read_only(given)
+    except OSError as error:  # of a path that no file can have
+        raise ConfigError([Fault(f"cannot be read: {error.strerror}")]) from None
     arguments = {"connect_timeout": CONNECT_SECONDS} if url.drivername.startswith("postgresql+psycopg") else {}
     try:
         engine = create_engine(url, poolclass=NullPool, connect_args=arguments)

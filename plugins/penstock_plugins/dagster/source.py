@@ -86,7 +86,10 @@ class Source:
 def find(given: str) -> Source:
     """The settings at a path. Raises ConfigError when there are none or they cannot be read."""
     path = Path(given)
-    home = path if path.is_dir() else None
+    try:
+        home = path if path.is_dir() else None
+    except OSError as error:  # of a path that no file can have
+        raise ConfigError([Fault(f"cannot be read: {error.strerror}")]) from None
     if home is not None:
         path = home / FILE_NAME
         if not path.exists():

@@ -131,3 +131,16 @@ def test_a_store_that_cannot_be_reached(penstock: Penstock) -> None:
     assert done.returncode == 69
     assert "secret" not in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_a_file_says_does_not_act_on_the_terminal(penstock: Penstock, tmp_path: Path) -> None:
+    """A direction mark would turn round what is read after it."""
+    path = tmp_path / "odd.yaml"
+    for text, stream in (
+        ('concurrency: {"pools\\u202e": {}}', "stdout"),
+        ('concurrency: {runs: {tag_concurrency_limits: [{key: "dagster/\\u202e", limit: 1}]}}', "stderr"),
+    ):
+        path.write_text(text)
+        done = penstock("check", str(path))
+        assert "\u202e" not in done.stdout + done.stderr
+        assert "\\u202e" in getattr(done, stream)

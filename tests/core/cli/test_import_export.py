@@ -56,7 +56,7 @@ def test_import_sets_the_pools_and_leaves_the_rest(cli: Cli, file: Path, engine:
     assert "+ concurrency.pools.limits.api.limit: 3\n" in done.stdout
     assert "pool:warehouse  4 -> 8\n" in done.stdout
     assert done.stdout.endswith("imported as version 2\n")
-    assert "default_pool is left out; --default-pool takes it, too.\n" in done.stderr
+    assert "default_pool is left out, in which every task is that names no pool; --default-pool" in done.stderr
     assert "their limits here stay as they are: free.\n" in done.stderr
     after = limits(engine)
     assert after["runs"] == before["runs"]
@@ -122,6 +122,7 @@ def test_export_writes_what_airflow_takes(cli: Cli, tmp_path: Path, engine: Engi
     path = tmp_path / "out.json"
     done = cli("export", "airflow-pools", "-o", str(path), "--slots", "same", "--default-pool")
     assert (done.stdout, done.stderr) == ("", f"{path}: 3 pools\n")
+    assert [each.name for each in tmp_path.glob("*out.json*")] == ["out.json"]
     assert {name: pool["slots"] for name, pool in json.loads(path.read_text()).items()} == {
         "api": 3,
         "database": 2,
@@ -130,6 +131,49 @@ def test_export_writes_what_airflow_takes(cli: Cli, tmp_path: Path, engine: Engi
     unwritable = cli("export", "airflow-pools", "-o", str(tmp_path / "nowhere" / "out.json"))
     assert unwritable.returncode == 1
     assert "nowhere/out.json" in unwritable.stderr
+
+
+def test_import_strict_exits_1_when_a_limit_has_no_counterpart(cli: Cli, file: Path, engine: Engine) -> None:
+    assert cli("import", "airflow-pools", str(file), "--strict", "--yes").returncode == 0
+    file.write_text('{"two words": {"slots": 2}, "db": {"slots": 2}}')
+    assert cli("import", "airflow-pools", str(file), "--yes").returncode == 0
+    done = cli("import", "airflow-pools", str(file), "--strict", "--yes")
+    assert done.returncode == 1
+    assert f"{file}: no counterpart: pool 'two words' of 2 slots: a pool of Penstock has no white space" in done.stderr
+    assert "db" in limits(engine)["pools"]["limits"]
+
+
+def test_import_as_json(cli: Cli, file: Path, engine: Engine) -> None:
+    file.write_text('{"two words": {"slots": 2}, "db": {"slots": 2}}')
+    done = cli("import", "airflow-pools", str(file), "--json")
+    assert (done.returncode, done.stdout) == (2, "")
+    done = cli("import", "airflow-pools", str(file), "--json", "--yes")
+    told = json.loads(done.stdout)
+    assert told.keys() >= {"left_out", "notes", "origins", "report", "changes", "limits", "imported_as"}
+    assert (told["imported_as"], told["left_out"][0]["path"]) == (1, "pool 'two words' of 2 slots")
+    assert json.loads(cli("import", "airflow-pools", str(file), "--json").stdout)["imported_as"] is None
+
+
+def test_export_names_what_pools_of_airflow_cannot_say(cli: Cli, engine: Engine) -> None:
+    block = {
+        "pools": {"default_limit": 1, "limits": {"api": 3, "big": {"limit": 2, "granularity": "run"}}},
+        "runs": {"max_concurrent_runs": 15, "tag_concurrency_limits": [{"key": "team", "limit": 2}]},
+        "ops": {"max_concurrent": 4},
+    }
+    changes.apply(engine, Concurrency.model_validate(block), expected_version=0)
+    note = "the pools: Pools on the default limit are not known by name and not in it"
+    wide, same = cli("export", "airflow-pools").stderr, cli("export", "airflow-pools", "--slots", "same").stderr
+    assert note in wide
+    assert note in same
+    assert "no counterpart" not in wide  # Penstock goes on limiting
+    for path in (
+        "pools.default_limit",
+        "runs.max_concurrent_runs",
+        "runs.tag_concurrency_limits",
+        "ops.max_concurrent",
+    ):
+        assert f"the pools: no counterpart: concurrency.{path}: " in same
+    assert "no counterpart: pool 'big' of granularity run: a pool of Airflow counts tasks, not runs" in same
 
 
 def test_what_was_exported_changes_nothing_when_imported(cli: Cli, tmp_path: Path, engine: Engine) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import stat
 import subprocess
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -191,6 +193,19 @@ def test_bad_input_is_one_clear_error_and_no_file(cli: Cli, tmp_path: Path, case
     assert [each.name for each in tmp_path.glob("*penstock.yaml*")] == []
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [("nowhere.yaml", "No such file or directory"), ("x" * 5000, "File name too long"), ("/dev/zero", "more than")],
+)
+def test_a_source_that_cannot_be_read(cli: Cli, tmp_path: Path, given: str, says: str) -> None:
+    out = tmp_path / "penstock.yaml"
+    done = cli("migrate", "dagster", given, "-o", str(out))
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"penstock: {given}: ")
+    assert says in done.stderr
+    assert not out.exists()
+
+
 def test_a_byte_order_mark_is_no_fault(cli: Cli, tmp_path: Path) -> None:
     path = tmp_path / "dagster.yaml"
     path.write_bytes(b"\xef\xbb\xbfconcurrency: {runs: {max_concurrent_runs: 3}}\n")
@@ -209,6 +224,7 @@ def test_a_byte_order_mark_is_no_fault(cli: Cli, tmp_path: Path) -> None:
         ),
         ("nonsense://", "nonsense found; Dagster's database is read from SQLite and PostgreSQL"),
         ("://", "not a database URL"),
+        ("x" * 5000, "cannot be read: File name too long"),
     ],
 )
 def test_a_database_that_cannot_be_read(cli: Cli, source: Path, tmp_path: Path, url: str, says: str) -> None:
@@ -227,3 +243,36 @@ def test_a_database_with_other_tables(cli: Cli, source: Path, tmp_path: Path, en
     done = cli("migrate", "dagster", str(source), "--instance-url", str(tmp_path / "penstock.db"))
     assert done.returncode == 1
     assert "no table concurrency_slots: this is not the database of Dagster's event log" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("tables", "says"),
+    [
+        (
+            "CREATE TABLE concurrency_limits (concurrency_key TEXT, cap INTEGER); "
+            "INSERT INTO concurrency_limits VALUES ('database', 2)",
+            "cannot be read: no such column: concurrency_limits.limit",
+        ),
+        (
+            'CREATE TABLE concurrency_limits (concurrency_key TEXT, "limit"); '
+            "INSERT INTO concurrency_limits VALUES ('database', 'two')",
+            "the table concurrency_limits holds 'database' with a limit of 'two', which is no number",
+        ),
+        (
+            'CREATE TABLE concurrency_limits (concurrency_key TEXT, "limit" INTEGER); '
+            "INSERT INTO concurrency_limits VALUES (NULL, 2), ('database', 1)",
+            "the table concurrency_limits holds None with a limit of 2",
+        ),
+        ("", "cannot be read: no such column: concurrency_slots.deleted"),
+    ],
+)
+def test_a_database_whose_tables_are_others(cli: Cli, source: Path, tmp_path: Path, tables: str, says: str) -> None:
+    path, out = tmp_path / "index.db", tmp_path / "penstock.yaml"
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript(f"CREATE TABLE concurrency_slots (concurrency_key TEXT); {tables}")
+    done = cli("migrate", "dagster", str(source), "-o", str(out), "--instance-url", str(path))
+    assert done.returncode == 1
+    assert f"penstock: {source}: --instance-url: " in done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not out.exists()

@@ -191,3 +191,42 @@ def test_faults_and_warnings_name_the_file(cli: Cli, file: Path) -> None:
     assert "warning: line 1: concurrency.default_op_concurrency_limit: deprecated" in cli("plan", str(file)).stderr
     done = cli("plan", str(file), "--json")
     assert json.loads(done.stdout)["warnings"][0]["line"] == 1
+
+
+@on_both
+def test_changes_that_touch_nobody_are_named(
+    cli: Cli, file: Path, configure: Callable[..., None], engine: Engine
+) -> None:
+    each = {"key": "customer", "value": {"applyLimitPerUniqueValue": True}, "limit": 1}
+    configure(pools={"limits": {"db": 2}})
+    hold(engine, "db", op_id="a")
+    file.write_text(
+        json.dumps(
+            {
+                "concurrency": {
+                    "pools": {
+                        "default_limit": 3,
+                        "op_granularity_run_buffer": 1,
+                        "limits": {"db": {"limit": 1, "description": "one"}},
+                    },
+                    "runs": {"tag_concurrency_limits": [{"key": "team", "value": "a=b", "limit": 1}, each]},
+                    "ops": {"max_concurrent": 2},
+                }
+            }
+        )
+    )
+    text = cli("plan", str(file)).stdout
+    assert "pool:db  2 -> 1\n" in text
+    assert "run_tag:team=a%3Db  unlimited -> 1\n" in text
+    (idle,) = [line for line in text.splitlines() if line.startswith("touches nobody now: ")]
+    assert idle.removeprefix("touches nobody now: concurrency.").split(", concurrency.") == [
+        "ops.max_concurrent",
+        "pools.default_limit",
+        "pools.op_granularity_run_buffer",
+        "runs.tag_concurrency_limits[customer=*]",
+    ]
+    configure(pools={"limits": {"db": 2}})
+    engine.acquire(engine.run_claim("r1", tags={"customer": "acme"}))
+    hold(engine, "other", run_id="r1", op_id="b", in_run=True)
+    (idle,) = [line for line in cli("plan", str(file)).stdout.splitlines() if line.startswith("touches nobody now: ")]
+    assert idle == "touches nobody now: concurrency.pools.op_granularity_run_buffer"

@@ -10,7 +10,8 @@ from dataclasses import replace
 import pytest
 from penstock.claim import Claim, ClaimKind
 from penstock.engine import Engine
-from penstock.request import HELD_BACK_SECONDS, Request
+from penstock.request import Request
+from penstock.steps import HELD_BACK_SECONDS
 from situations import CALM, Configure, NewEngine, granted, held, queued, refused, until, waiting, waits
 
 POOLS = {"limits": {"a": 1, "b": 1}}

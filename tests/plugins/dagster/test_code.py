@@ -298,7 +298,7 @@ def test_rules_of_executors_that_nothing_matches_are_said(tmp_path: Path) -> Non
     assert said[5, "a in `tags=` of asset"] == "an executor's rule looks at op tags: `op_tags=`"
     assert "among run tags it stands in vain" in said[3, "the rule b: 2 of code location Definitions"]
     assert "Dagster takes the last" in said[3, "the rule c: 3"]
-    assert report.definitions[0].within_run == ("c: 4",)
+    assert report.definitions[0].within_run == ("CPU count at once", "c: 4")
 
 
 def test_run_tag_rules_that_only_ops_and_assets_would_match_are_said(tmp_path: Path) -> None:

@@ -5,11 +5,13 @@ What Dagster itself makes of the same files is asked in tests/beside_dagster.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from penstock.errors import ConfigError
 from penstock.hookspecs import ImportedConfiguration
 from penstock_plugins.dagster import run_tags
@@ -171,6 +173,36 @@ def test_settings_of_dagster_plus(migrate: Migrate) -> None:
     assert (line, message) == (2, "-1 found; Dagster+ expects 0 to 500")
 
 
+def test_settings_of_dagster_plus_as_it_lists_them(migrate: Migrate) -> None:
+    """With the older `run_queue`, every block there, and JSON as well as YAML."""
+    settings: dict[str, Any] = {
+        "concurrency": {},
+        "run_queue": {"max_concurrent_runs": 30, "tag_concurrency_limits": [{"key": "team", "limit": 2}]},
+        "run_monitoring": {
+            "start_timeout_seconds": 1200,
+            "cancel_timeout_seconds": 1400,
+            "free_slots_after_run_end_seconds": 300,
+            "max_runtime_seconds": 7200,
+        },
+        "run_retries": {"max_retries": 0, "retry_on_asset_or_op_failure": True},
+        "sso_default_role": "VIEWER",
+        "non_isolated_runs": {"enabled": True, "max_concurrent_non_isolated_runs": 1},
+        "auto_materialize": {"run_tags": {}, "respect_materialization_data_versions": False, "use_sensors": False},
+    }
+    for text in (json.dumps(settings), yaml.safe_dump(settings)):
+        found = migrate(text, "settings.yaml")
+        assert found.concurrency["runs"] == {
+            "max_concurrent_runs": 30,
+            "tag_concurrency_limits": [{"key": "team", "limit": 2}],
+        }
+        assert [fault.path for fault in found.left_out] == ["non_isolated_runs"]
+        told = "\n".join(found.notes)
+        assert all(f": {key}" in told for key in ("run_monitoring.max_runtime_seconds", "run_retries", "auto_material"))
+    settings["run_queue"] = {"max_concurrent_runs": -1}
+    ((_, path, message),) = refused(lambda: migrate(json.dumps(settings)))
+    assert (path, message) == ("run_queue.max_concurrent_runs", "-1 found; Dagster+ expects 0 to 500")
+
+
 # -- Helm --------------------------------------------------------------------------------------------------------------
 
 HELM = """\
@@ -203,9 +235,7 @@ def test_helm_values(migrate: Migrate) -> None:
         "max_concurrent_runs": -1,
         "tag_concurrency_limits": [{"key": "team", "value": "ml", "limit": 2}],
     }
-    assert found.origins["runs.max_concurrent_runs"] == (
-        f"values.yaml, line 7: {QUEUE} (not set: the chart writes -1 beside other keys)"
-    )
+    assert found.origins["runs.max_concurrent_runs"] == (f"values.yaml, line 7: {QUEUE} (not set: the chart writes -1)")
     assert found.origins["runs.tag_concurrency_limits[0]"] == f"values.yaml, line 10: {QUEUE}.tagConcurrencyLimits[0]"
     told = "\n".join(found.notes)
     assert f"line 8: {QUEUE}.dequeueIntervalSeconds: " in told
@@ -247,9 +277,95 @@ def test_helm_values_of_which_the_chart_makes_nothing_are_named(migrate: Migrate
     assert any(note.startswith("line 12: concurrency: left out: the chart renders nothing") for note in found.notes)
 
 
+def runs_of(found: ImportedConfiguration) -> int | None:
+    most: int | None = found.concurrency["runs"]["max_concurrent_runs"]
+    return most
+
+
+def test_helm_values_that_say_nothing_of_the_queue_limit_no_run(migrate: Migrate) -> None:
+    """The chart has values of its own for the queue's threads, and beside them it writes -1."""
+    for text in ("dagsterWebserver: {}", "dagsterDaemon: {enabled: true}", "dagsterDaemon: {runCoordinator: {}}"):
+        assert runs_of(migrate(text)) == -1, text
+    assert runs_of(migrate("dagsterDaemon: {runCoordinator: {enabled: false}}")) == 10
+    assert runs_of(migrate("dagsterDaemon: {enabled: false}")) == 10
+    assert runs_of(migrate("dagit: {}\n" + CONCURRENCY.replace("{maxConcurrentRuns: 25}", "{}"))) == 10
+
+
+@pytest.mark.parametrize(
+    ("values", "most"),
+    [
+        ("maxConcurrentRuns: 0", 0),
+        ("maxConcurrentRuns: 0, dequeueUseThreads: false", 0),
+        ("maxConcurrentRuns: 0, dequeueUseThreads: false, dequeueNumWorkers: null", 10),
+        ("maxConcurrentRuns: 5, dequeueUseThreads: false, dequeueNumWorkers: null", 5),
+        ("maxConcurrentRuns: null, blockOpConcurrencyLimitedRuns: {}", -1),
+    ],
+)
+def test_helm_values_of_a_queue_that_the_chart_takes_for_empty(migrate: Migrate, values: str, most: int) -> None:
+    found = migrate(
+        f"dagsterDaemon: {{runCoordinator: {{config: {{queuedRunCoordinator: {{{values}}}}}}}}}", "values.yaml"
+    )
+    assert runs_of(found) == most
+    told = [note for note in found.notes if "the chart renders no max_concurrent_runs" in note]
+    assert bool(told) == (most == 10)
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "says"),
+    [
+        ("concurency: {enabled: true}\ndagit: {}", "concurency", "did you mean `concurrency`?"),
+        ("dagsterDeamon: {}\ndagit: {}", "dagsterDeamon", "did you mean `dagsterDaemon`?"),
+        (
+            "dagsterDaemon: {runCoordinator: {conf: {}}}",
+            "dagsterDaemon.runCoordinator.conf",
+            "no such key of the chart; known are: config, enabled, type",
+        ),
+        (
+            "dagsterDaemon: {runCoordinator: {config: {queuedRunCoordinators: {maxConcurrentRuns: 2}}}}",
+            "dagsterDaemon.runCoordinator.config.queuedRunCoordinators",
+            "no such key of the chart; known are: customRunCoordinator, queuedRunCoordinator",
+        ),
+        (
+            "dagsterDaemon: {runCoordinator: {config: {queuedRunCoordinator: {maxConcurrentRuns: {env: RUNS}}}}}",
+            f"{QUEUE}.maxConcurrentRuns",
+            "the chart renders a block as text, which Dagster refuses",
+        ),
+        (
+            "dagsterDaemon: {runCoordinator: {config: {queuedRunCoordinator: "
+            "{blockOpConcurrencyLimitedRuns: {enabled: true}}}}}",
+            f"{QUEUE}.blockOpConcurrencyLimitedRuns",
+            "opConcurrencySlotBuffer is missing",
+        ),
+    ],
+)
+def test_helm_values_that_would_be_lost_are_refused(migrate: Migrate, text: str, path: str, says: str) -> None:
+    ((_, found, message),) = refused(lambda: migrate(text, "values.yaml"))
+    assert found == path
+    assert says in message
+
+
+def test_what_helm_values_say_beside_limits_is_named(migrate: Migrate) -> None:
+    found = migrate(
+        "dagsterDaemon:\n  queuedRunCoordinator: {enabled: true, config: {maxConcurrentRuns: 3}}\n"
+        "  runRetries: {enabled: true, maxRetries: 3}\n  sensors: {useThreads: true}\n"
+        "  runMonitoring: {enabled: true, maxRuntimeSeconds: 5}\n",
+        "values.yaml",
+    )
+    ((fault),) = found.left_out
+    assert (fault.line, fault.path) == (2, "dagsterDaemon.queuedRunCoordinator")
+    told = "\n".join(found.notes)
+    assert "line 3: dagsterDaemon.runRetries: retries are the host's" in told
+    assert "line 4: dagsterDaemon.sensors: threads of Dagster's daemon" in told
+    assert "line 5: dagsterDaemon.runMonitoring.maxRuntimeSeconds: left out: the chart renders nothing of it." in told
+
+
 def test_helm_values_with_more_of_a_dagster_yaml(migrate: Migrate) -> None:
     more = "additionalInstanceConfig:\n  concurrency:\n    runs: {max_concurrent_runs: 4}\n"
-    assert migrate("dagit: {}\n" + more).concurrency["runs"] == {"max_concurrent_runs": 4}
+    off = "dagsterDaemon: {runCoordinator: {enabled: false}}\n"
+    assert migrate(off + more).concurrency["runs"] == {"max_concurrent_runs": 4}
+    ((line, path, message),) = refused(lambda: migrate("dagit: {}\n" + more))
+    assert (line, path) == (3, "additionalInstanceConfig.concurrency")
+    assert message.startswith("Dagster refuses it beside the max_concurrent_runs -1 that the chart itself writes")
     ((line, path, _),) = refused(lambda: migrate(CONCURRENCY + more))
     assert (line, path) == (6, "additionalInstanceConfig.concurrency")
 
@@ -338,3 +454,84 @@ def test_the_table_names_tags_that_the_hosts_set() -> None:
         block = Concurrency.model_validate({"runs": {"tag_concurrency_limits": rules}})
         assert rules
         assert list(unmatched_rules(block)) == []
+
+
+# -- code --------------------------------------------------------------------------------------------------------------
+
+EXECUTOR = """\
+import dagster as dg
+@dg.asset(pool="db", op_tags={"size": "large"})
+def orders(): ...
+four = {"max_concurrent": 4, "tag_concurrency_limits": [
+    {"key": "size", "limit": 1}, {"key": "db", "value": {"applyLimitPerUniqueValue": True}, "limit": 2}]}
+alone = dg.define_asset_job("alone", executor_def=dg.in_process_executor)
+free = dg.define_asset_job("free", executor_def=dg.k8s_job_executor)
+defs = dg.Definitions(assets=[orders], jobs=[alone, free], executor=dg.multiprocess_executor.configured(four))
+"""
+
+
+def within(found: ImportedConfiguration) -> list[dict[str, Any]]:
+    assert found.report is not None
+    rows: Any = found.report.as_json()["definitions"]
+    return [row["within_run"] for row in rows]
+
+
+def test_the_executor_of_all_code_locations_is_written_as_the_limits_within_a_run(
+    migrate: Migrate, tmp_path: Path
+) -> None:
+    code = tmp_path / "code.py"
+    code.write_text(EXECUTOR)
+    found = migrate("", code=str(code))
+    assert found.concurrency["ops"] == {
+        "max_concurrent": 4,
+        "tag_concurrency_limits": [
+            {"key": "size", "limit": 1},
+            {"key": "db", "value": {"applyLimitPerUniqueValue": True}, "limit": 2},
+        ],
+    }
+    assert found.origins["ops.max_concurrent"] == "code.py:8: the executor of Definitions"
+    assert "ops.tag_concurrency_limits[1]" in found.origins
+    assert within(found) == [("4 at once", "size: 1")]
+    assert found.report is not None
+    rows: Any = found.report.as_json()["runs"]
+    lines = {row["name"]: row["airflow"] for row in rows}
+    assert lines["alone"] == "@limited(tag_concurrency_limits=[], max_concurrent=1)"
+    assert lines["free"] == "@limited(max_concurrent=10000, tag_concurrency_limits=[])"
+
+
+@pytest.mark.parametrize(
+    ("text", "says", "bounds"),
+    [
+        (
+            "defs = dg.Definitions(assets=[orders])",
+            "as its machine has CPUs, which no file can say",
+            ("CPU count at once",),
+        ),
+        (
+            "one = dg.Definitions(assets=[orders])\nexecutor = dg.in_process_executor\n"
+            "two = dg.Definitions(executor=executor)",
+            "code locations have different executors, or one that cannot be read",
+            (),
+        ),
+    ],
+)
+def test_an_executor_that_no_file_can_say_is_told_of(
+    migrate: Migrate, tmp_path: Path, text: str, says: str, bounds: tuple[str, ...]
+) -> None:
+    code = tmp_path / "code.py"
+    code.write_text(f"import dagster as dg\n@dg.asset\ndef orders(): ...\n{text}\n")
+    found = migrate("", code=str(code))
+    assert "ops" not in found.concurrency
+    (note,) = [note for note in found.notes if "no `ops` is written" in note]
+    assert says in note
+    assert within(found) == [bounds]
+
+
+def test_an_executor_with_a_limit_that_is_none_here_is_named(migrate: Migrate, tmp_path: Path) -> None:
+    code = tmp_path / "code.py"
+    code.write_text(EXECUTOR.replace('"limit": 1}', '"limit": -1}'))
+    found = migrate("", code=str(code))
+    assert "ops" not in found.concurrency
+    ((fault),) = found.left_out
+    assert fault.path == "code.py:8: the executor of Definitions"
+    assert "write `ops` by hand" in fault.message

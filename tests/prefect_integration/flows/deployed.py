@@ -7,7 +7,7 @@ import time
 import uuid
 from pathlib import Path
 
-from penstock_prefect import limited, slots
+from penstock_prefect import limited, released, slots
 from prefect import flow, pause_flow_run, suspend_flow_run, task
 
 
@@ -65,10 +65,18 @@ def pausing(folder: str, label: str) -> None:
 
 
 @flow
+def pausing_released(folder: str, label: str) -> None:
+    work(folder, label)
+    with released():
+        pause_flow_run(timeout=240, poll_interval=1)
+    work(folder, label)
+
+
+@flow
 def suspending(folder: str, label: str) -> None:
     if is_first(folder, label):
         work(folder, label)
-        suspend_flow_run(timeout=120)
+        suspend_flow_run(timeout=240)
     work(folder, label)
 
 
