@@ -16,11 +16,11 @@ from penstock.settings import Settings
 from faults.children import Children, Tell
 from faults.record import LONG, Record
 
-TTL_SECONDS = 6.0
-STARVED_SECONDS = (10 if LONG else 1.5) * TTL_SECONDS
+TTL_SECONDS = 30.0 if LONG else 6.0
+STARVED_SECONDS = (3 if LONG else 1.5) * TTL_SECONDS
 BUSY_THREADS = 8
-CALL_SECONDS = 0.1
-"""How long a call into C keeps the interpreter's lock, one call after the other."""
+CALL_SECONDS = TTL_SECONDS / 300
+"""How long a call into C keeps the interpreter's lock, one call after the other; a beat takes it some ten times."""
 
 
 def _block_the_loop(url: str, tell: Tell) -> None:
