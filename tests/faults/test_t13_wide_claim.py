@@ -19,7 +19,7 @@ from situations import CALM, pass_time
 
 from faults.record import LONG, Record
 
-CAPACITY, QUEUE = 8, 4
+CAPACITY, QUEUE = 6, 2
 NARROW_SECONDS, WIDE_SECONDS = (5, 30), 10
 BOUND_SECONDS = asking.AGED / 1e6 + NARROW_SECONDS[1] + 2
 WIDE = 10 if LONG else 1
