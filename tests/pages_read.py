@@ -8,6 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "core" / "docs"
 HOW, CONFIGURATION, OPERATIONS = (DOCS / f"{name}.md" for name in ("how-it-works", "configuration", "operations"))
+FAULTS = DOCS / "faults.md"
 COMING = DOCS / "coming-from-dagster.md"
 RECIPES = DOCS / "recipes.md"
 PAGES = [HOW, CONFIGURATION, OPERATIONS, COMING]

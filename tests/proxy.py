@@ -1,4 +1,4 @@
-"""A TCP proxy between a holder and its database, that can cut the connections or swallow what goes over them."""
+"""A TCP proxy between a holder and its database, that cuts connections, or swallows what goes over them or back."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ class TcpProxy:
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listening.getsockname()[1]
         self._pairs: dict[socket.socket, socket.socket] = {}
-        self._swallowing, self._cutting, self._closed = False, False, threading.Event()
+        self._clients: set[socket.socket] = set()
+        self._swallows_asks = self._swallows_replies = self._cutting = False
+        self._closed = threading.Event()
+        self._to_drop = threading.Semaphore(0)
         self._thread = threading.Thread(target=self._forward, daemon=True)
 
     def __enter__(self) -> TcpProxy:
@@ -28,9 +31,13 @@ class TcpProxy:
         self._closed.set()
         self._thread.join(5)
 
-    def swallow(self) -> None:
-        """From now on nothing arrives on either side, and nobody is told: connections stay open, new ones hang."""
-        self._swallowing = True
+    def swallow(self, *, asks: bool = True, replies: bool = True) -> None:
+        """From now on nothing arrives at the server (`asks`), or back (`replies`), and nobody is told of it."""
+        self._swallows_asks, self._swallows_replies = asks, replies
+
+    def drop_reply(self) -> None:
+        """The next reply does not arrive: its connection is closed instead, so that nobody knows what was done."""
+        self._to_drop.release()
 
     def cut(self) -> None:
         """From now on every connection, old and new, is closed."""
@@ -46,8 +53,8 @@ class TcpProxy:
     def _forward(self) -> None:
         with selectors.DefaultSelector() as selector:
             selector.register(self._listening, selectors.EVENT_READ)
-            while not self._closed.wait(0.05 if self._swallowing else 0):
-                for key, _ in selector.select(0.05) if not self._swallowing else ():
+            while not self._closed.is_set():
+                for key, _ in selector.select(0.05):
                     if key.fileobj is self._listening:
                         with contextlib.suppress(OSError):
                             self._accept(selector)
@@ -63,15 +70,19 @@ class TcpProxy:
             return
         there = socket.create_connection(self._to)
         self._pairs |= {here: there, there: here}
+        self._clients.add(here)
         for one in (here, there):
             selector.register(one, selectors.EVENT_READ)
 
     def _pass_on(self, one: socket.socket, selector: selectors.BaseSelector) -> None:
         if one not in self._pairs:  # its other end closed in the same round
             return
-        other = self._pairs[one]
+        other, asks = self._pairs[one], one in self._clients
         with contextlib.suppress(OSError):
-            if data := one.recv(65536):
+            data = one.recv(65536)
+            if data and (self._swallows_asks if asks else self._swallows_replies):
+                return
+            if data and (asks or not self._to_drop.acquire(blocking=False)):
                 other.sendall(data)
                 return
         for end in (one, other):
@@ -79,3 +90,4 @@ class TcpProxy:
                 selector.unregister(end)
             end.close()
             self._pairs.pop(end, None)
+            self._clients.discard(end)

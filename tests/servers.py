@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.pool import NullPool
 
 
 def missing(what: str) -> None:
@@ -59,17 +60,17 @@ def mysql_server() -> Iterator[str]:
 
 
 @contextmanager
-def fresh_database(server_url: str) -> Iterator[str]:
-    """A database of its own on that server, dropped at the end."""
+def fresh_database(server_url: str, *, durable: bool = False) -> Iterator[str]:
+    """A database of its own on that server, dropped at the end. `durable`: a test may end the server."""
     name = f"penstock_test_{uuid.uuid4().hex[:12]}"
     url = make_url(server_url)
     postgresql = url.get_backend_name() == "postgresql"
     url = url.set(drivername="postgresql+psycopg" if postgresql else "mysql+pymysql")
-    admin = create_engine(url, isolation_level="AUTOCOMMIT")
+    admin = create_engine(url, isolation_level="AUTOCOMMIT", poolclass=NullPool)  # the server may have been ended since
     try:
         with admin.connect() as connection:
             connection.execute(text(f"CREATE DATABASE {name}"))
-            if postgresql:  # no test ends the server: to wait for the disk would only make them slower
+            if postgresql and not durable:  # to wait for the disk would only make tests slower
                 connection.execute(text(f"ALTER DATABASE {name} SET synchronous_commit = off"))
         yield url.set(database=name).render_as_string(hide_password=False)
         with admin.connect() as connection:

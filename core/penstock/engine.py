@@ -19,6 +19,7 @@ from penstock.circles import circle
 from penstock.claim import Claim, ClaimKind, PoolsLike
 from penstock.configured import Configured
 from penstock.decision import Granted, Refused
+from penstock.errors import StoreUnavailable
 from penstock.explain import explain
 from penstock.hooks import installed_plugins
 from penstock.janitor import Janitor
@@ -238,7 +239,11 @@ class Engine(Configured):
     def release(self, lease: Lease) -> None:
         """Give a lease back. A forked child gives back nothing of its parent's. Raises StoreUnavailable."""
         self._check_process()
-        self.leases.release(lease)
+        try:
+            self.leases.release(lease)
+        except StoreUnavailable:
+            self._session.beat_soon()  # which ends what nobody answers for
+            raise
 
     # -- looking, and the end ----------------------------------------------------------------------------------------
 

@@ -55,6 +55,7 @@ class ProcessSession:
         self._session_id: str | None = None
         self._good_at = 0.0
         self._stop = threading.Event()
+        self._early = threading.Event()
 
     def open(self) -> str:
         """The id of the live session, opened now if there is none."""
@@ -89,6 +90,10 @@ class ProcessSession:
             self._stop.set()
         self._on_lost(session_id)
 
+    def beat_soon(self) -> None:
+        """Do not wait for the next beat's time: there is something that a beat puts right."""
+        self._early.set()
+
     def close(self) -> None:
         """End the session in the store, with whatever it still holds."""
         with self._lock:
@@ -118,7 +123,8 @@ class ProcessSession:
             if stop.wait(min(max(pause, 0.01), self._settings.sweep_seconds)):
                 return None
             try:
-                if steady_seconds() >= beat_at:
+                if self._early.is_set() or steady_seconds() >= beat_at:
+                    self._early.clear()
                     sent_at = steady_seconds()
                     beat_at = sent_at + beat_seconds
                     if not self._store.beat(session_id, self._known):

@@ -144,7 +144,7 @@ class Wait:
         if settings.on_store_error == "fail" or now - self._away_since >= settings.store_retry_seconds:
             raise error
         log.warning("the store is away, nothing is admitted meanwhile; trying again: %s", error)
-        self._pause_seconds = min(self._pause_seconds * 2, 5.0)
+        self._pause_seconds = min(self._pause_seconds * 2, 3.0)  # all go on within 5 s
         return self._bounded(self._pause_seconds, announce=False)
 
     def _next_pause(self) -> float:

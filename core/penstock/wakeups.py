@@ -25,9 +25,10 @@ HEARD_KEPT = 1000
 class Wakeups:
     """Wakes each waiter when it should speak up: granted, parked, ended, or to be resolved anew.
 
-    The thread hears of grants where the store can tell, and polls in any case: often at first where it cannot hear,
-    and no less than once in `poll_max_seconds`, since a lost wake-up must cost no more. `on_round` is called with each
-    poll. The tickets among the waiters, and those that are kept here while they hold, are renewed all at once.
+    The thread hears of grants where the store can tell, and polls in any case: where it cannot hear often at first and
+    after news, and no less than once in `poll_max_seconds`, since a lost wake-up must cost no more. `on_round` is
+    called with each poll. The tickets among the waiters, and those that are kept here while they hold, are renewed all
+    at once.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Wakeups:
         self._listens_since = 0.0
         self._news = threading.Event()
         self._pause = settings.poll_min_seconds
+        self._news_before: set[str] = set()
 
     def add(self, claim_id: str, wake: Callable[[], None], *, asked_at: float, ticket: bool = False) -> None:
         """Have `wake` called, from another thread, when the claim should speak up.
@@ -200,7 +202,11 @@ class Wakeups:
         if time.monotonic() >= self._renew_at and (tickets or kept):
             self._renew_tickets(tickets, kept)
         if waiting:
-            self.wake(self._store.to_touch(waiting))
+            news = self._store.to_touch(waiting)
+            if news - self._news_before:  # they come in bunches; who does not react to them is none
+                self._pause = self._settings.poll_min_seconds
+            self._news_before = news
+            self.wake(news)
             # A wake-up that got lost left a grantable waiter behind: whoever looks next grants it.
             self._store.grant_pass()
         if waiting or kept:

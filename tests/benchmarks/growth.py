@@ -37,7 +37,7 @@ def limits(run: Run) -> Row:
     def prepared(size: int) -> Iterator[Cycle]:
         names = dict.fromkeys((f"pool-{number}" for number in range(size)), ROOM)
         with run.databases.store("postgresql", names) as url:
-            _analyze(url)
+            analyze(url)
             with penstock.connect(url) as engine:
                 yield lambda: _timed(engine, f"pool-{size // 2}")
 
@@ -149,8 +149,8 @@ def _store_with_waiters(run: Run, size: int) -> Iterator[tuple[Engine, Lease, de
         engine = stack.enter_context(penstock.connect(url, settings=PATIENT))
         held = engine.request(engine.claim("full"), ticket=True).step()
         assert isinstance(held, Granted)
-        _multiply(url, _enqueue(engine).claim_id, size - 1)
-        _analyze(url)
+        multiply(url, _enqueue(engine).claim_id, size - 1)
+        analyze(url)
         rows = [row for row in engine.snapshot().claims if not row.slots]
         rows.sort(key=lambda row: (row.rank, row.claim.claim_id))
         waiting = {row["key"]: row["waiting"] for row in engine.status()["limits"]}
@@ -165,7 +165,7 @@ def _enqueue(engine: Engine) -> Claim:
     return claim
 
 
-def _multiply(url: str, claim_id: str, times: int) -> None:
+def multiply(url: str, claim_id: str, times: int) -> None:
     """Write a waiter's rows again and again, each with an id and a rank of its own.
 
     Ten thousand through the front door take minutes. Nothing is assumed about the tables but that a waiter is the rows
@@ -195,7 +195,7 @@ def _clone(row: Mapping[str, Any], claim_id: str, clone_id: str, later: int) -> 
     return values | ({"rank": row["rank"] + later} if "rank" in row else {})
 
 
-def _analyze(url: str) -> None:
+def analyze(url: str) -> None:
     """What autovacuum does within a minute of such a change."""
     database = create_engine(url, isolation_level="AUTOCOMMIT")
     with database.connect() as connection:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,11 +13,9 @@ from penstock.hooks import plugin_manager
 from penstock.settings import Settings
 from penstock.store.memory import MemoryStore
 from penstock.store.sql import SqlStore
-from penstock.store.tables import meta, metadata
-from servers import fresh_database
-from sqlalchemy import create_engine
+from stores import SQL_KINDS, migrated, store_url
 
-SQL_KINDS = ["sqlite", "postgresql", "mariadb"]
+__all__ = ["migrated", "store_url"]
 KINDS = ["memory", *SQL_KINDS]
 
 
@@ -28,47 +24,6 @@ def store_kind(request: pytest.FixtureRequest) -> str:
     """Which store a test runs on; tests that need real processes narrow it to the SQL ones."""
     kind: str = request.param
     return kind
-
-
-@pytest.fixture(scope="session")
-def migrated(request: pytest.FixtureRequest) -> Iterator[Callable[[str], str]]:
-    """The URL of a database with our tables on a server of that kind; one for the whole session."""
-    urls: dict[str, str] = {}
-    with ExitStack() as stack:
-
-        def url_of(kind: str) -> str:
-            if kind not in urls:
-                server = request.getfixturevalue("postgresql_url" if kind == "postgresql" else "mysql_url")
-                url = stack.enter_context(fresh_database(server))
-                store = SqlStore(url)
-                store.upgrade()
-                store.close()
-                urls[kind] = url
-            return urls[kind]
-
-        yield url_of
-
-
-@pytest.fixture
-def store_url(store_kind: str, tmp_path: Path, migrated: Callable[[str], str]) -> Iterator[str]:
-    """The URL of an empty store of that kind."""
-    if store_kind in ("postgresql", "mariadb"):
-        empty(url := migrated(store_kind))
-        yield url
-    else:
-        yield f"sqlite:///{tmp_path / 'penstock.db'}"
-
-
-def empty(url: str) -> None:
-    """Make a store as it was after its first upgrade, but that its epochs go on."""
-    engine = create_engine(url)
-    with engine.begin() as connection:
-        for table in reversed(metadata.sorted_tables):
-            connection.execute(table.update() if table is meta else table.delete(), _FRESH if table is meta else None)
-    engine.dispose()
-
-
-_FRESH = {"configuration_version": 0, "settled_version": 0}
 
 
 @pytest.fixture

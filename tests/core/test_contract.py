@@ -538,6 +538,23 @@ def test_a_clock_that_jumps_reaps_nobody_at_once(
     assert store.beat(lease.session_id, lambda: {lease.claim_id})
 
 
+@pytest.mark.parametrize("store_kind", ["sqlite", "postgresql", "mariadb"], indirect=True)
+def test_a_clock_that_is_set_back_keeps_no_waiter_from_its_slot(
+    store: Any, engine: Engine, configure: Configure
+) -> None:
+    """It had come at a time that, by the clock as it is now, is an hour away."""
+    configure(pools={"limits": {"a": 1}})
+    engine._session._stop.set()
+    lease = engine.acquire(engine.claim("a"))
+    request = engine.request(engine.claim("a"))
+    assert isinstance(request.step(), Waiting)
+    store._jumps.seen(store_now(store))
+    store.clock_shift -= 3600 * SECOND
+    store.sweep()
+    lease.release()
+    assert isinstance(request.step(), Granted)
+
+
 @pytest.mark.parametrize(
     "store_kind", ["postgresql", "mariadb"], indirect=True
 )  # on SQLite nobody else is at work then

@@ -12,7 +12,9 @@ from penstock import LeaseLost
 from penstock.decision import Granted, Waiting
 from penstock.engine import Engine
 from penstock.errors import StoreUnavailable, WaitTimeout
+from penstock.settings import Settings
 from penstock.store.contract import ClaimState
+from situations import held, until
 
 SECOND = 1_000_000
 
@@ -64,6 +66,24 @@ def test_a_claim_that_expired_before_its_answer_came_costs_nobody_else_the_lease
     assert not other.lost
     states = {row.claim.claim_id: row.state for row in store.snapshot().claims}
     assert states[other.claim_id] is states[decision.lease.claim_id] is ClaimState.HELD
+
+
+def test_what_could_not_be_released_is_free_as_soon_as_the_store_answers_again(
+    store: Any, new_engine: Callable[..., Engine], configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only at the next beat, which here is in an hour."""
+    configure(pools={"limits": {"a": 1}})
+    engine = new_engine(settings=Settings(session_ttl_seconds=3 * 3600))
+    lease = engine.acquire(engine.claim("a"))
+
+    def away(*_: object, **__: object) -> None:
+        raise StoreUnavailable("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "release", away)
+        with pytest.raises(StoreUnavailable):
+            lease.release()
+    until(lambda: not held(engine, "pool:a"))
 
 
 def wait_on_a_loop(engine: Engine, request: Any, loses: Callable[[], None]) -> None:

@@ -16,6 +16,7 @@ from pages_read import (
     BLOCK,
     COMING,
     CONFIGURATION,
+    FAULTS,
     HOW,
     OPERATIONS,
     PAGES,
@@ -43,7 +44,7 @@ from penstock.wakeups import IDLE_SECONDS
 from penstock.yaml_lines import MAX_DEPTH, MAX_NODES
 from penstock_plugins.dagster import run_tags
 
-LINKED = [*PAGES, RECIPES, *(ROOT / name for name in ("README.md", "tests/README.md", "CHANGELOG.md"))]
+LINKED = [*PAGES, RECIPES, FAULTS, *(ROOT / name for name in ("README.md", "tests/README.md", "CHANGELOG.md"))]
 
 
 # -- links -------------------------------------------------------------------------------------------------------------
@@ -314,7 +315,7 @@ FIGURES: dict[Path, list[str]] = {
         f"for tickets {TIMES.acknowledge_ticket_seconds:g} s",
         f"ended claims are remembered for {TIMES.tombstone_seconds:g} s",
         f"the longest wait for a lock, {TIMES.lock_seconds:g} s",
-        f"pauses from 0.2 s to 5 s, for {SETTINGS.store_retry_seconds:g} s",
+        f"pauses from 0.2 s to 3 s, for {SETTINGS.store_retry_seconds:g} s",
     ],
     COMING: [
         f"is worth {asking.PRIORITY_STEP // MICRO} s of waiting",

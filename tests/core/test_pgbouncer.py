@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import multiprocessing
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import psycopg
 import pytest
 from claimers import wait_and_tell
 from configuring import configure
+from own_servers import free_port, let_in
 from penstock.engine import Engine
 from penstock.settings import Settings
 from servers import missing
@@ -23,12 +23,6 @@ from sqlalchemy.engine import make_url
 
 SECOND = 1_000_000
 pytestmark = pytest.mark.parametrize("store_kind", ["postgresql"], indirect=True)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture
@@ -56,9 +50,7 @@ logfile = {tmp_path}/pgbouncer.log
     command = [program, str(settings)]
     if getpass.getuser() == "root":  # it refuses to run as root
         tmp_path.chmod(0o777)
-        for folder in tmp_path.parents:
-            if not (mode := folder.stat().st_mode) & 0o001:
-                folder.chmod(mode | 0o055)
+        let_in(tmp_path)
         command[1:1] = ["-u", "nobody"]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     pooled = url.set(host="127.0.0.1", port=port)

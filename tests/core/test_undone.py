@@ -241,3 +241,24 @@ def end_this_session(connection: Connection) -> None:
                 other.commit()
         else:
             cursor.execute("KILL %s", [connection.scalar(text("SELECT connection_id()"))])
+
+
+@pytest.mark.parametrize("store_kind", ["postgresql", "mariadb"], indirect=True)
+@pytest.mark.parametrize("write", [configure, open_session, register])
+def test_a_connection_that_was_ended_while_nobody_used_it_is_made_anew(
+    store: SqlStore, write: Callable[[SqlStore], None]
+) -> None:
+    """As after a restart of the server: whoever comes first finds every connection dead, and nothing is to be seen."""
+    store.configuration()
+    other = create_engine(store._engine.url)
+    with other.connect() as connection:
+        if connection.dialect.name == "postgresql":
+            others = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            end = "SELECT pg_terminate_backend({})"
+        else:
+            others = "SELECT id FROM information_schema.processlist WHERE db = database() AND id <> connection_id()"
+            end = "KILL {}"
+        for number in connection.scalars(text(others)).all():
+            connection.exec_driver_sql(end.format(number))
+    other.dispose()
+    write(store)

@@ -257,8 +257,12 @@ class Database:
     def _connection(self, *, read_only: bool = False) -> Iterator[Connection]:
         with self._gate, self._pool.connect() as raw:
             connection = raw.execution_options(**(self.dialect.reading if read_only else {}))
-            with connection.begin():
-                yield connection
+            try:
+                with connection.begin():
+                    yield connection
+            except (OperationalError, InterfaceError, InternalError):
+                connection.invalidate()  # it may be the connection: one that was opened read-only stays so
+                raise
 
     def _unavailable(self, error: Exception) -> StoreUnavailable:
         cause = (error.orig if isinstance(error, DBAPIError) else None) or error

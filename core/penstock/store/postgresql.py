@@ -25,6 +25,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import OperationalError
 
 from penstock.decision import HeldSlot
 from penstock.errors import StoreUnavailable
@@ -67,6 +68,8 @@ _UNDONE = (
     "40P01",  # deadlock
     "23503",  # a foreign key to a limit that was collected
     "25P03",  # the transaction was idle for too long: a client that the machine did not let run
+    "57P01",  # the server goes down, or an administrator ended the connection
+    "57P02",  # the server goes down at once, or another connection of it crashed
 )
 _CUT_OFF = ("server closed the connection", "the connection is lost")  # the same, where the reason got lost on the way
 
@@ -107,10 +110,14 @@ class PostgresqlDialect:
         @event.listens_for(engine, "begin")
         def _begin(connection: Connection) -> None:
             raw: Any = connection.connection.driver_connection
-            if raw in self._pooled:
-                raw.execute(BOUNDS, {**self._bounds, "local": True})
-            elif not connection.get_execution_options().get("penstock_read_only"):
-                raw.execute("BEGIN")
+            try:
+                if raw in self._pooled:
+                    raw.execute(BOUNDS, {**self._bounds, "local": True})
+                elif not connection.get_execution_options().get("penstock_read_only"):
+                    raw.execute("BEGIN")
+            except psycopg.Error as error:  # SQLAlchemy does not look at what goes wrong in here
+                connection.invalidate(error)
+                raise OperationalError("BEGIN", None, error) from error
 
         @event.listens_for(engine, "rollback")
         def _rollback(connection: Connection) -> None:

@@ -48,6 +48,8 @@ def extend_all(connection: Connection, now: int) -> None:
     connection.execute(update(t.session).values(expires_at=now + t.session.c.ttl))
     least = now + TICKET_AFTER_JUMP
     connection.execute(update(t.claim).where(t.claim.c.deadline < least).values(deadline=least))
+    # "Not before" was said by the clock as it was: where that went back an hour, everybody would wait for an hour.
+    connection.execute(update(t.claim).where(t.claim.c.eligible_at > now).values(eligible_at=now))
 
 
 def due(connection: Connection, now: int, times: StoreTimes) -> bool:

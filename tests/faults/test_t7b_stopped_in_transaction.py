@@ -1,4 +1,4 @@
-"""A process that is stopped in the middle of a transaction: on a server the others are served again within 3 s."""
+"""T7b: a process that is stopped in the middle of a transaction. Bar: on a server the others are served within 3 s."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from penstock import StoreUnavailable
 from penstock.settings import Settings
 from penstock.store import granting, stepwise
 
-BAR_SECONDS = 3.0
+from faults.record import LONG, Record
+
+ROUNDS = 20 if LONG else 2
 
 
 def stop_here() -> None:
@@ -34,12 +36,25 @@ def stopping_after(work: Callable[..., Any]) -> Callable[..., Any]:
     return stopped
 
 
+def stopping_before_it_writes(acquire: Callable[..., Any]) -> Callable[..., Any]:
+    """The slots are picked and locked; what is written goes to some databases in one message with the commit."""
+
+    def stopped(cursor: Any, ask: Any, write: Callable[..., Any]) -> Any:
+        def stop_and_write(*arguments: Any) -> Any:
+            stop_here()
+            return write(*arguments)
+
+        return acquire(cursor, ask, stop_and_write)
+
+    return stopped
+
+
 def plant(place: str) -> None:
     """In the process that is to stop: where."""
     if place == "pass":
         granting.grant = stopping_after(granting.grant)
     elif place == "acquire":
-        stepwise.acquire = stopping_after(stepwise.acquire)
+        stepwise.acquire = stopping_before_it_writes(stepwise.acquire)
     else:
         stepwise.release = stopping_after(stepwise.release)
 
@@ -81,19 +96,25 @@ def stopped_process(url: str, place: str) -> Iterator[int]:
     [("postgresql", "pass"), ("mariadb", "pass"), ("mariadb", "acquire")],
     indirect=["store_kind"],
 )
-def test_others_are_served_again_when_one_is_stopped_inside_a_transaction(store_url: str, place: str) -> None:
+def test_others_are_served_again_when_one_is_stopped_inside_a_transaction(
+    store_url: str, record: Record, place: str
+) -> None:
+    served_after = []
     with penstock.connect(store_url) as engine:
         configure(engine, pools={"limits": {"a": 2, "b": 1}})
-        first = engine.acquire(engine.claim("b"))
-        with stopped_process(store_url, place):
-            stopped_at = time.monotonic()
-            waiting = engine.request(engine.claim("b"))
-            waiting.step()
-            first.release()
-            waiting.acquire().release()  # by a pass, which needs the lock that the stopped one has
-            with engine.hold("a", wait_timeout_seconds=20):  # a slot beside the one that it has locked
-                served_after = time.monotonic() - stopped_at
-            assert served_after <= BAR_SECONDS
+        for _ in range(ROUNDS):
+            first = engine.acquire(engine.claim("b"))
+            with stopped_process(store_url, place):
+                stopped_at = time.monotonic()
+                waiting = engine.request(engine.claim("b"))
+                waiting.step()
+                first.release()
+                waiting.acquire().release()  # by a pass, which needs the lock that the stopped one has
+                with engine.hold("a", wait_timeout_seconds=20):  # a slot beside the one that it has locked
+                    served_after.append(time.monotonic() - stopped_at)
+    done = f"{ROUNDS} stopped in {'a grant pass' if place == 'pass' else 'an acquire'}"
+    record(done=done, what="others served after", figure=max(served_after), bar=3, unit="s")
+    assert max(served_after) < 10, "by the bound on the transaction, not by chance"
 
 
 @pytest.mark.parametrize("store_kind", ["sqlite"], indirect=True)

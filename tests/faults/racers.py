@@ -39,6 +39,7 @@ class Race:
     seconds: float
     ttl_seconds: float
     long_stop_seconds: float
+    kill_pause_seconds: tuple[float, float]
 
 
 class Racer:
@@ -144,7 +145,7 @@ class Nursery:
     dead_at: dict[str, float] = field(default_factory=dict)
     stops: list[tuple[str, float, float]] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
-    kills: int = 0
+    killed: list[str] = field(default_factory=list)
     born: int = 0
 
     def run(self) -> dict[str, Any]:
@@ -156,9 +157,9 @@ class Nursery:
             while len(self.living) < race.processes:
                 self._bear(until)
             if now >= kill_at:
-                kill_at = now + rng.uniform(0.4, 1.2)
-                os.kill(self._victim(rng), signal.SIGKILL)
-                self.kills += 1
+                kill_at = now + rng.uniform(*race.kill_pause_seconds)
+                os.kill(victim := self._victim(rng), signal.SIGKILL)
+                self.killed.append(self.living[victim])
             if now >= stop_at and len(self.stopped) < 3:
                 stop_at = now + rng.uniform(0.8, 2.4)
                 pid = self._victim(rng)
@@ -175,7 +176,7 @@ class Nursery:
         for pid, name in self.living.items():
             self.failed.append(f"{name} did not end")
             os.kill(pid, signal.SIGKILL)
-        return {"kills": self.kills, "dead_at": self.dead_at, "stops": self.stops, "failed": self.failed}
+        return {"killed": self.killed, "dead_at": self.dead_at, "stops": self.stops, "failed": self.failed}
 
     def _victim(self, rng: random.Random) -> int:
         """Anybody, or one of those who hold something now."""
@@ -227,7 +228,7 @@ class Nursery:
 def _race(race: Race, name: str, until: float) -> None:
     with _connected(race) as engine:
         if int(name) % 2:  # as behind a pooler: this one hears of nothing and polls
-            engine.store.listen = lambda: None  # type: ignore[method-assign]
+            engine.store.listen = lambda _: None  # type: ignore[method-assign]
         Racer(engine, Path(race.folder) / name, random.Random(f"{race.seed}/{name}")).run(until)
 
 
