@@ -19,13 +19,21 @@ from penstock.rules import LimitKind
 from penstock.store.contract import ClaimState
 from prefect.context import FlowRunContext
 from prefect.logging import get_logger
-from prefect.plugins import register_hook
 
 from penstock_prefect import asking, installation
 from penstock_prefect.absence import Absence
 from penstock_prefect.claims import NOWHERE, Limits, Standing
 from penstock_prefect.giving_up import Ended, torn_down
 from penstock_prefect.tickets import OLDER_HOLDS
+
+try:
+    from prefect.plugins import register_hook
+
+    PLUGINS = "PREFECT_PLUGINS"
+except ImportError:  # before Prefect 3.7 plugins were an experiment of its
+    from prefect._experimental.plugins import register_hook
+
+    PLUGINS = "PREFECT_EXPERIMENTS_PLUGINS"
 
 if TYPE_CHECKING:
     from penstock.claim import Claim
@@ -55,15 +63,15 @@ def prepare(environment: MutableMapping[str, Any] | list[dict[str, Any]], claim_
     if not isinstance(environment, MutableMapping):
         return
     environment[CLAIM] = claim_id
-    allowed, denied = (_names(environment, f"PREFECT_PLUGINS_{which}") for which in ("ALLOW", "DENY"))
+    allowed, denied = (_names(environment, f"{PLUGINS}_{which}") for which in ("ALLOW", "DENY"))
     if "penstock" in denied:
-        log.warning("Penstock: PREFECT_PLUGINS_DENY names it: a flow without limits of its own is kept by its worker")
-    if not _is_on(environment, "PREFECT_PLUGINS_ENABLED"):
-        environment["PREFECT_PLUGINS_ENABLED"] = "true"
+        log.warning("Penstock: %s_DENY names it: a flow without limits of its own is kept by its worker", PLUGINS)
+    if not _is_on(environment, f"{PLUGINS}_ENABLED"):
+        environment[f"{PLUGINS}_ENABLED"] = "true"
     elif not allowed:
         return  # all that are installed are loaded
     if "penstock" not in allowed:
-        environment["PREFECT_PLUGINS_ALLOW"] = ",".join([*allowed, "penstock"])
+        environment[f"{PLUGINS}_ALLOW"] = ",".join([*allowed, "penstock"])
 
 
 def _names(environment: MutableMapping[str, Any], variable: str) -> list[str]:

@@ -20,9 +20,12 @@ from proxy import TcpProxy
 from rival import Rival
 from tables import table
 
-pytestmark = pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
 TTL_SECONDS = 5.0
 OUTAGE_SECONDS = float(os.environ.get("PENSTOCK_TEST_OUTAGE_SECONDS", "12"))
+pytestmark = [
+    pytest.mark.parametrize("store_url", ["postgresql"], indirect=True),
+    pytest.mark.timeout(300 if OUTAGE_SECONDS < runs.PATIENCE_SECONDS else 900),
+]
 LIMITS = {
     "pools": {"limits": dict.fromkeys(("away_comes", "away_ends", "away_holds", "away_waits"), 1)},
     "runs": {"max_concurrent_runs": 100},

@@ -186,7 +186,7 @@ def test_a_crash_that_is_told_of_late_frees_nothing_of_the_next_attempt(
     assert (held(engine) == []) is freed
 
 
-ON, ALLOW = "PREFECT_PLUGINS_ENABLED", "PREFECT_PLUGINS_ALLOW"
+ON, ALLOW = f"{adoption.PLUGINS}_ENABLED", f"{adoption.PLUGINS}_ALLOW"
 
 
 @pytest.mark.parametrize(

@@ -111,28 +111,28 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Who was granted; `contested`: rows or slots were under way in somebody else's hands, so look again."""
+    """Who was granted; `contested`: rows or slots were under way in somebody else's hands, so look again.
+
+    `weighed`: everybody who fitted by a plain read, granted or not.
+    """
 
     granted: list[str]
     contested: bool = False
+    weighed: frozenset[str] = frozenset()
 
 
 def grant(cursor: Cursor, shift: int) -> Batch:
     """Grant one batch, in order; the grant lock was taken in an earlier statement."""
-    limits: dict[str, Limit] = {}
-    version = at = 0
-    changed_at: int | None = None
-    for limit_id, key, capacity, free, *facts in cursor(OPEN_LIMITS, {"shift": shift}).fetchall():
-        version, at, changed_at = facts
-        limits[key] = Limit(limit_id, capacity, free)
-    fresh = changed_at is not None and at < changed_at + HEARD_OF
-    candidates = _candidates(cursor, limits, version, int(at), fresh=fresh)
+    limits, version, at, fresh = _open_limits(cursor, shift)
+    candidates = _candidates(cursor, limits, version, at, fresh=fresh)
     if not candidates:
         return Batch([])
-    reserved = reserved_now(cursor, limits, int(at), version)
+    weighed = {one.claim_id for one in candidates}
+    reserved = reserved_now(cursor, limits, at, version)
     if reserved:  # it may bar those who come first, and not those behind them
-        candidates = _candidates(cursor, limits, version, int(at), fresh=fresh, past_reservations=True)
-        reserved = reserved_now(cursor, limits, int(at), version)
+        candidates = _candidates(cursor, limits, version, at, fresh=fresh, past_reservations=True)
+        weighed |= {one.claim_id for one in candidates}
+        reserved = reserved_now(cursor, limits, at, version)
     still = cursor(STILL_WAITING, {"version": version}, [one.claim_id for one in candidates])
     own = {row[0] for row in still.fetchall()}
     _lock(cursor, limits, candidates, reserved)
@@ -143,7 +143,7 @@ def grant(cursor: Cursor, shift: int) -> Batch:
             continue
         waiter = Waiter(one.claim_id, one.enqueued_at, one.wants, around.get(one.parent_id or "", ()))
         rooms = {key: Room(limits[key].capacity, len(limits[key].locked)) for key in one.wants}
-        if one.claim_id in own and fits(waiter, rooms, reserved, int(at)):
+        if one.claim_id in own and fits(waiter, rooms, reserved, at):
             granted.append((one, {key: _take(limits[key], slots) for key, slots in one.wants.items()}))
         else:
             # Its row or a slot is under way in somebody else's hands: those behind it wait until the next look, for
@@ -152,8 +152,26 @@ def grant(cursor: Cursor, shift: int) -> Batch:
                 limit = limits[key]
                 if one.claim_id not in own or len(limit.locked) < min(slots, limit.free):
                     limit.contested = True
-    _write(cursor, granted, limits, int(at))
-    return Batch([one.claim_id for one, _ in granted], any(limit.contested for limit in limits.values()))
+    _write(cursor, granted, limits, at)
+    contested = any(limit.contested for limit in limits.values())
+    return Batch([one.claim_id for one, _ in granted], contested, frozenset(weighed))
+
+
+def fit_by_now(cursor: Cursor, shift: int) -> set[str]:
+    """The first who fit everywhere, by a plain read: after a pass, who came to fit while it was under way."""
+    limits, version, at, fresh = _open_limits(cursor, shift)
+    return {one.claim_id for one in _candidates(cursor, limits, version, at, fresh=fresh)}
+
+
+def _open_limits(cursor: Cursor, shift: int) -> tuple[dict[str, Limit], int, int, bool]:
+    """Limits with waiters and room; the version in force, the time, and whether not all can have heard of it yet."""
+    limits: dict[str, Limit] = {}
+    version = at = 0
+    changed_at: int | None = None
+    for limit_id, key, capacity, free, *facts in cursor(OPEN_LIMITS, {"shift": shift}).fetchall():
+        version, at, changed_at = facts
+        limits[key] = Limit(limit_id, capacity, free)
+    return limits, version, int(at), changed_at is not None and at < changed_at + HEARD_OF
 
 
 def _candidates(

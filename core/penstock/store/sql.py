@@ -317,7 +317,7 @@ class SqlStore(Configured):
                 break
             granted.update(batch.granted)
             self._tell(batch.granted)
-            if not batch.granted and not batch.contested:
+            if not batch.granted and not batch.contested and not self._fit_by_now() - batch.weighed:
                 break  # those who wait there are barred elsewhere
             fruitless = 0 if batch.granted else fruitless + 1
             if fruitless >= FRUITLESS_LOOKS:  # what was contested is in somebody's hands: give them a moment
@@ -331,6 +331,12 @@ class SqlStore(Configured):
                 return None
             limits.settle_drained(tx.connection)
             return granting.grant(tx.cursor, self.clock_shift)
+
+    @again_if_undone
+    def _fit_by_now(self) -> set[str]:
+        """Whoever released while a pass was under way found the lock taken, and left the look to that pass."""
+        with self.transaction(read_only=True) as tx:
+            return granting.fit_by_now(tx.cursor, self.clock_shift)
 
     def _tell(self, granted: Collection[str]) -> None:
         """Wake those that were granted, in other processes too, after the commit."""
