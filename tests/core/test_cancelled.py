@@ -47,7 +47,7 @@ def test_what_goes_wrong_after_a_cancellation_is_in_the_log(
         waiting = asyncio.create_task(request.acquire_async())
         while not request.queued:
             await asyncio.sleep(0.01)
-        monkeypatch.setattr(engine.store, "release", lambda *_: 1 / 0)
+        monkeypatch.setattr(engine.store, "release", lambda *_, **__: 1 / 0)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting

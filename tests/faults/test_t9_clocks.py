@@ -22,7 +22,7 @@ from situations import until
 from faults.children import Children, Tell
 from faults.record import LONG, Record
 
-TTL_SECONDS, HOUR = 3.0, 3600.0
+TTL_SECONDS, HOUR = 6.0, 3600.0
 SECONDS = 60.0 if LONG else 8.0
 CAPACITY, EACH = 2, 2
 REAL_TIME, REAL_NS = time.time, time.time_ns
