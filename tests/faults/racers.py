@@ -159,13 +159,15 @@ class Nursery:
             if now >= kill_at:
                 kill_at = now + rng.uniform(*race.kill_pause_seconds)
                 os.kill(victim := self._victim(rng), signal.SIGKILL)
-                self.killed.append(self.living[victim])
+                self.killed.append(name := self.living[victim])
+                self.dead_at[name] = time.monotonic()  # it may take a while until it is reaped
             if now >= stop_at and len(self.stopped) < 3:
                 stop_at = now + rng.uniform(0.8, 2.4)
                 pid = self._victim(rng)
                 os.kill(pid, signal.SIGSTOP)
                 seconds = race.long_stop_seconds if rng.random() < 0.6 else 0.3
-                self.stopped[pid] = (now, now + seconds)
+                since = time.monotonic()  # not `now`: forks took their time since, in which it may have begun to hold
+                self.stopped[pid] = (since, since + seconds)
             self._wake(now)
             time.sleep(0.01)
         self._wake(float("inf"))
@@ -218,7 +220,7 @@ class Nursery:
             if not pid:
                 return
             name, at = self.living.pop(pid), time.monotonic()
-            self.dead_at[name] = at
+            self.dead_at.setdefault(name, at)
             if pid in self.stopped:
                 self.stops.append((name, self.stopped.pop(pid)[0], at))
             if status not in (0, signal.SIGKILL):

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from sqlalchemy import ColumnElement, delete, func, or_, select, update
 
@@ -252,15 +253,17 @@ class SqlStore(Configured):
             if row is None:  # its acquire came through just now
                 row = admission.claim_row(tx.connection, claim_id, lock=True)
             if row.state == ClaimState.ENDED.value:
-                return cut_off and row.outcome != Event.EXPIRED.value
-            if unless_held and row.state == ClaimState.HELD.value:
+                if not _had_come_through(row, cut_off=cut_off):
+                    return False
+            elif (unless_held and row.state == ClaimState.HELD.value) or not touching.leave(
+                tx.connection, row, session_id
+            ):
                 return False
-            if not touching.leave(tx.connection, row, session_id):
-                return False
-            if not touching.is_last(tx.connection, row):
+            elif not touching.is_last(tx.connection, row):
                 return True
-            held = row.state in (ClaimState.GRANTED.value, ClaimState.HELD.value)
-            admission.end_claim(tx.connection, row, Event.RELEASED if held else Event.WITHDRAWN, tx.now)
+            else:
+                held = row.state in (ClaimState.GRANTED.value, ClaimState.HELD.value)
+                admission.end_claim(tx.connection, row, Event.RELEASED if held else Event.WITHDRAWN, tx.now)
         self._look_after_commit()
         return True
 
@@ -280,11 +283,13 @@ class SqlStore(Configured):
         with self.transaction() as tx:
             row = admission.claim_row(tx.connection, claim_id, lock=True)
             if row is not None and row.state == ClaimState.ENDED.value:
-                return cut_off and row.outcome != Event.EXPIRED.value
-            if row is None or expires_at not in (None, row.deadline):
+                if not _had_come_through(row, cut_off=cut_off):
+                    return False
+            elif row is None or expires_at not in (None, row.deadline):
                 return False
-            held = row.state in (ClaimState.GRANTED.value, ClaimState.HELD.value)
-            admission.end_claim(tx.connection, row, Event.RELEASED if held else Event.WITHDRAWN, tx.now, reason)
+            else:
+                held = row.state in (ClaimState.GRANTED.value, ClaimState.HELD.value)
+                admission.end_claim(tx.connection, row, Event.RELEASED if held else Event.WITHDRAWN, tx.now, reason)
         self._look_after_commit()
         return True
 
@@ -452,3 +457,8 @@ class SqlStore(Configured):
 
     def close(self) -> None:
         self._dispose()
+
+
+def _had_come_through(row: Any, *, cut_off: bool) -> bool:
+    """Whether a try that was cut off has ended this claim: it looked for nobody who waits, the next one does."""
+    return bool(cut_off and row.outcome != Event.EXPIRED.value)
