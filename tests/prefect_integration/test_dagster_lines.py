@@ -77,7 +77,7 @@ def test_runs_have_their_own_bounds(granted: Granted) -> None:
 
 
 def test_deployments_and_their_runs_have_their_tags(host: PrefectHost) -> None:
-    host.create_work_pool("nobody's", "penstock-process")
+    host.create_work_pool("nobody's", "process")
     found = 0
     for number, row in enumerate(REPORT.runs):
         call = re.search(r"(deploy|run_deployment)\(tags=(\[.*?\])\)", row.prefect or "")
