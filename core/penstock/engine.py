@@ -295,8 +295,9 @@ class Engine(Configured):
         """The circle in which this waiter waits for itself, through others.
 
         Empty, too, where none can begin: outside of every lease that holds a pool. To look costs a look at every claim.
+        Raises LeaseLost when the run of an op has ended.
         """
-        held = self.standing(claim).held if claim.kind is ClaimKind.OP else {}
+        held = self.standing(claim, again=True).held if claim.kind is ClaimKind.OP else {}
         inside = claim.parent_id is not None or any(key.startswith("pool:") for key in held)
         return circle(self.store.snapshot(), claim_id) if inside else ()
 

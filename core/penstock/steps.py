@@ -98,7 +98,7 @@ class Steps:
             except StoreUnavailable:
                 raise  # it waits on, for all that is known
             except Exception:
-                self._leave_queue()
+                self.leave_queue()
                 raise
 
     def _ask(self, mode: Mode) -> Decision:
@@ -297,7 +297,7 @@ class Steps:
         if not held:
             self._engine.refused(self.claim, (), "withdrawn", time.monotonic() - self.started_at)
 
-    def _leave_queue(self) -> None:
+    def leave_queue(self) -> None:
         """The wait has ended in an error: nobody comes back for its place, unless it is a ticket's."""
         if self.ticket or not (self.queued or any(late.queued for late in self._run_pools.values())):
             return

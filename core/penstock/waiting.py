@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from penstock.decision import Decision, Granted, Reason, Refused, Waiting
-from penstock.errors import Blocked, ImpossibleClaim, Skipped, StoreUnavailable, WaitTimeout
+from penstock.errors import Blocked, ImpossibleClaim, LeaseLost, Skipped, StoreUnavailable, WaitTimeout
 from penstock.report import describe
 from penstock.rules import pool_key
 
@@ -52,7 +52,7 @@ class Wait:
     def look(self) -> Lease | float:
         """Step once: the lease, or for how many seconds to pause unless woken.
 
-        Raises Blocked, Skipped, ImpossibleClaim, WaitTimeout, and StoreUnavailable when that has lasted too long.
+        Raises Blocked, Skipped, ImpossibleClaim, LeaseLost, WaitTimeout; StoreUnavailable when that has lasted too long.
         """
         try:
             decision = self._ask()
@@ -67,6 +67,9 @@ class Wait:
             return self._bounded(self._next_pause())
         except StoreUnavailable as error:  # of the answer, or of the reasons for it
             return self._while_away(error)
+        except LeaseLost:  # its run ended while the reasons were looked for; after a step there is no place to leave
+            self._request.leave_queue()
+            raise
 
     @contextlib.contextmanager
     def listening(self, wake: Callable[[], None]) -> Iterator[None]:

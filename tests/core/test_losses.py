@@ -150,6 +150,20 @@ def test_a_store_that_goes_away_before_it_has_said_why_one_waits_ends_no_wait(
     request.acquire(wait_timeout_seconds=60).release()
 
 
+def test_a_run_that_ends_while_its_waiter_is_told_why_it_waits_is_lost(
+    store: Any, engine: Engine, configure: Callable[..., None]
+) -> None:
+    """It had been said that the run was never claimed, an error for good; the host is to claim it again."""
+    configure(pools={"limits": {"a": 1}})
+    engine.acquire(engine.claim("a"))
+    run = engine.acquire(engine.run_claim("run"))
+    request = engine.request(engine.claim("a", run_id="run", in_run=True))
+    request.tell, request.tell_after_seconds = lambda _: store.end(run.claim_id, reason="by hand"), (0.0,)
+    with pytest.raises(LeaseLost):
+        request.acquire(wait_timeout_seconds=60)
+    assert engine.status()["waiters"] == []
+
+
 def test_a_wait_that_times_out_while_the_store_is_away_says_so(
     engine: Engine, configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -378,7 +378,7 @@ def stores(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield stores
 
 
-@pytest.mark.timeout(0 if EXAMPLES else 300)
+@pytest.mark.timeout(0 if EXAMPLES else 900)
 @pytest.mark.parametrize("stores", ["sqlite", "postgresql", "mariadb"], indirect=True)
 def test_the_oracle_and_the_store_agree(
     stores: StandingStores, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
