@@ -52,7 +52,7 @@ class Wait:
     def look(self) -> Lease | float:
         """Step once: the lease, or for how many seconds to pause unless woken.
 
-        Raises Blocked, Skipped, ImpossibleClaim, LeaseLost, WaitTimeout; StoreUnavailable when that has lasted too long.
+        Raises Blocked, Skipped, ImpossibleClaim, LeaseLost, WaitTimeout; StoreUnavailable when it lasts too long.
         """
         try:
             decision = self._ask()
