@@ -107,7 +107,7 @@ def decorated(folder: str, label: str) -> None:
 
 
 @limited("live_task_retry")
-@task(retries=1, retry_delay_seconds=3)
+@task(retries=1, retry_delay_seconds=15)  # the rival behind it is looked at every few seconds
 def retried(folder: str, label: str) -> None:
     first = is_first(folder, label)
     work(folder, label)
