@@ -28,7 +28,7 @@ TIMES = int(os.environ.get("PENSTOCK_TEST_TIMES", "1"))
 TTL_SECONDS, GRACE_SECONDS = 5.0, 3.0
 EXPIRED = TTL_SECONDS + GRACE_SECONDS + 4.0  # the sweep, and a machine that is busy
 ENDED = 30.0  # its process ends: seconds, but where a dozen others start beside it
-TOLD = 5.0  # the gate gives the slot back
+TOLD = 7.5  # the gate gives the slot back; its rival is looked at every few seconds where two dozen are
 Act = Callable[["Round", str, dict[str, Any]], None]
 
 
