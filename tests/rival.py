@@ -22,6 +22,11 @@ class Rival:
         self.began = self.ended = 0.0
 
     @property
+    def claim_id(self) -> str:
+        """By which the store knows it."""
+        return self._request.claim_id
+
+    @property
     def is_over(self) -> bool:
         """Whether it has had the slot and given it back."""
         return self.ended > 0
