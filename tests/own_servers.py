@@ -92,8 +92,16 @@ class OwnMariadb(OwnServer):
     ways: ClassVar = {"shutdown": signal.SIGTERM, "kill -9": signal.SIGKILL}
 
 
+Options = Callable[[Path, str | None], list[str]]
+"""What is added to a server's command, given its folder and the user that it runs as."""
+
+
+def _none(_folder: Path, _user: str | None) -> list[str]:
+    return []
+
+
 @contextmanager
-def own_postgresql() -> Iterator[OwnPostgresql]:
+def own_postgresql(options: Options = _none) -> Iterator[OwnPostgresql]:
     """A PostgreSQL with its defaults, durable as shipped; its user is a superuser."""
     initdb, program = _program("initdb"), _program("postgres")
     user = _user("postgres")
@@ -102,6 +110,7 @@ def own_postgresql() -> Iterator[OwnPostgresql]:
         made = [initdb, "-D", str(data), "-U", "postgres", "-A", "trust", "-N"]
         subprocess.run(made, check=True, capture_output=True, user=user, extra_groups=[] if user else None, cwd=folder)
         command = [program, "-D", str(data), "-p", str(port), "-k", str(folder), "-c", "listen_addresses=127.0.0.1"]
+        command += options(folder, user)
         url = f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres"
 
         def answer() -> Any:
@@ -116,7 +125,7 @@ def own_postgresql() -> Iterator[OwnPostgresql]:
 
 
 @contextmanager
-def own_mariadb() -> Iterator[OwnMariadb]:
+def own_mariadb(options: Options = _none) -> Iterator[OwnMariadb]:
     """A MariaDB, durable as shipped, with small buffers; its root has no password."""
     install, program = _program("mariadb-install-db"), _program("mariadbd")
     user = _user("mysql")
@@ -135,6 +144,7 @@ def own_mariadb() -> Iterator[OwnMariadb]:
                 "--innodb-log-file-size=16M",
                 "--innodb-buffer-pool-size=128M",
             ),
+            *options(folder, user),
         ]
 
         def answer() -> Any:

@@ -8,9 +8,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "core" / "docs"
 HOW, CONFIGURATION, OPERATIONS = (DOCS / f"{name}.md" for name in ("how-it-works", "configuration", "operations"))
-FAULTS = DOCS / "faults.md"
+FAULTS, SOAK = DOCS / "faults.md", DOCS / "soak.md"
 COMING = DOCS / "coming-from-dagster.md"
 RECIPES = DOCS / "recipes.md"
+SECURITY = DOCS / "security.md"
+WEB = DOCS / "web.md"
 PAGES = [HOW, CONFIGURATION, OPERATIONS, COMING]
 BLOCK = re.compile(r"^ *```(\w+)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 

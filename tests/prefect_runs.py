@@ -17,7 +17,7 @@ Run = Callable[..., "subprocess.Popen[bytes]"]
 def succeed(host: PrefectHost, *children: subprocess.Popen[bytes], seconds: float = 90) -> None:
     """Wait for flow processes, all of which must end well."""
     codes = host.wait_for_flows(*children, seconds=seconds)
-    assert set(codes) == {0}
+    assert set(codes) == {0}, host.logs()
 
 
 def held(engine: Engine) -> dict[str, int]:

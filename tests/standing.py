@@ -54,6 +54,7 @@ class StandingStores:
             connection.execute(meta.update().values(configuration_version=0, settled_version=0))
         self.store.clock_shift = 0
         self.store.on_granted.clear()
+        self.store._jumps = reaping.ClockJumps()  # its clock is set back, which is no jump
         return self.store
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import hmac
 import json
 import logging
 import os
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import urlencode
 
 log = logging.getLogger("penstock.airflow")
 RESUME_METHOD = "penstock_resume"
@@ -207,6 +209,50 @@ def _decoded(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return decoded
 
 
+# -- what the concurrency page asks, in the API server -----------------------------------------------------------------
+
+
+async def signed_in(request: Any) -> Any:
+    """Airflow's user who sends this request, by cookie, header or whatever its auth manager adds; None: nobody."""
+    from airflow.api_fastapi.core_api import security  # noqa: PLC0415
+    from fastapi import HTTPException  # noqa: PLC0415
+
+    try:
+        return await security.get_user(request, None, await security.bearer_scheme(request))
+    except HTTPException:  # no token, or one that is over, revoked, or none of Airflow's
+        return None
+
+
+def login_url(then: str) -> str:
+    """Airflow's login, which leads on to the URL `then`."""
+    from airflow.api_fastapi.app import API_ROOT_PATH  # noqa: PLC0415
+
+    return f"{API_ROOT_PATH}api/v2/auth/login?{urlencode({'next': then})}"
+
+
+def may_see_pools(user: Any) -> bool:
+    """Whether Airflow shows its pools to this user. Asks the auth manager, which may take its time."""
+    return _may("GET", user)
+
+
+def may_edit_pools(user: Any) -> bool:
+    """Whether this user may add, edit and delete Airflow's pools: all three."""
+    return all(_may(method, user) for method in ("POST", "PUT", "DELETE"))
+
+
+def _may(method: str, user: Any) -> bool:
+    from airflow.api_fastapi.app import get_auth_manager  # noqa: PLC0415
+
+    return bool(get_auth_manager().is_authorized_pool(method=method, user=user))
+
+
+def derived_secret(purpose: str) -> bytes:
+    """A secret of our own out of Airflow's `[api] secret_key`, which all its API servers share."""
+    from airflow.api_fastapi.auth.tokens import get_signing_key  # noqa: PLC0415
+
+    return hmac.digest(get_signing_key("api", "secret_key").encode(), purpose.encode(), "sha256")
+
+
 # -- what `airflow penstock doctor` asks -----------------------------------------------------------------------------
 
 
@@ -229,6 +275,18 @@ def loaded_plugins() -> tuple[set[str], dict[str, str]]:
         plugins_manager.ensure_plugins_loaded()
         plugins, errors = plugins_manager.plugins, plugins_manager.import_errors
     return {plugin.name for plugin in plugins or ()}, dict(errors)
+
+
+def mounted() -> set[str]:
+    """Where the API server mounts the applications that plugins bring."""
+    from airflow import plugins_manager  # noqa: PLC0415
+
+    if hasattr(plugins_manager, "get_fastapi_plugins"):
+        apps, _ = plugins_manager.get_fastapi_plugins()
+    else:  # before 3.2
+        plugins_manager.initialize_fastapi_plugins()
+        apps = plugins_manager.fastapi_apps
+    return {app.get("url_prefix") for app in apps or ()}
 
 
 def policies() -> set[str]:

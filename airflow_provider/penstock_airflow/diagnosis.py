@@ -14,7 +14,7 @@ from typing import Any
 from penstock.diagnosis import Part, State
 from penstock.errors import PenstockError
 
-from penstock_airflow import asking, compatibility, installation
+from penstock_airflow import asking, compatibility, installation, page
 from penstock_airflow.configuration import SECTION
 from penstock_airflow.installation import Installation
 
@@ -29,6 +29,7 @@ def parts() -> Iterator[Part]:
         ("policy", _policy),
         ("task runner", _task_runner),
         ("plugin", _plugin),
+        ("page", _page),
         ("provider", _provider),
         ("connection type", _connection_type),
         ("trigger", _trigger),
@@ -68,6 +69,23 @@ def _plugin(name: str) -> Part:
         return Part(name, State.OK, "loaded: a waiting task links to who holds its slot")
     why = next((error for module, error in errors.items() if "penstock" in module), "Airflow does not find it")
     return Part(name, State.WARNING, f"not loaded ({why}): tasks have no link to who holds their slot", AGAIN)
+
+
+def _page(name: str) -> Part:
+    if not page.is_wanted():
+        return Part(name, State.INACTIVE, f"switched off by [{SECTION}] page")
+    if missing := page.missing():
+        detail = f"not in the menu: {', '.join(missing)} cannot be imported"
+        return Part(
+            name, State.WARNING, detail, 'pip install "penstock[web]" where the API server runs, and restart it'
+        )
+    if page.PREFIX not in compatibility.mounted():
+        return Part(name, State.WARNING, "not mounted: Airflow has not loaded it with the plugin", AGAIN)
+    import penstock_airflow.web  # noqa: F401, PLC0415  # as the API server does with the first who looks
+
+    if not installation.store_is_configured():
+        return Part(name, State.INACTIVE, "in the menu, but has nothing to show without a store")
+    return Part(name, State.OK, f"in the menu under Browse, mounted at {page.PREFIX}/")
 
 
 def _provider(name: str) -> Part:

@@ -207,11 +207,11 @@ class _Gate:
             runs.end_those_over(self._engine)  # who waits elsewhere has the triggerer ask, or asks before it leaves
         clock.began_before(request.started_at)
         if lease is not None:
-            log.info("Penstock: %s has %s", claim.label, telling.slots_of(lease))
+            log.info("Penstock: %s has %s", claim, telling.slots_of(lease))
         elif clock.seconds_left <= 0:
             why = describe(patiently(partial(self._engine.reasons, request.claim_id)))
             raise WaitTimeout(
-                f"{claim.label}: not granted within {self._said.wait_timeout_seconds:g} s ({why}); wait longer, or "
+                f"{claim}: not granted within {self._said.wait_timeout_seconds:g} s ({why}); wait longer, or "
                 "raise the limit"
             )
         return request, lease
@@ -231,7 +231,7 @@ class _Gate:
 
     def _tell(self, request: Request, reasons: Sequence[Reason]) -> None:
         self._clock.has_waited = True
-        for line in telling.lines_of_wait(request.claim.label, reasons, held_back=bool(request.held_back_by)):
+        for line in telling.lines_of_wait(str(request.claim), reasons, held_back=bool(request.held_back_by)):
             log.info("Penstock: %s", line)
 
     def _leave_worker(self, way: Way, wanted: Sequence[Claim], *, run_ends: float = math.inf) -> NoReturn:
@@ -275,7 +275,7 @@ def _give_up(here: Installation, context: Any) -> None:
         _, concurrency = engine().configuration()
         claim = claims.op_claim(facts, deployment=here.deployment, concurrency=concurrency)
         if engine().end_op(claim, reason="its trigger failed"):
-            log.info("Penstock: %s gives up its slots, or its place in the queue", claim.label)
+            log.info("Penstock: %s gives up its slots, or its place in the queue", claim)
         engine().close()
     except PenstockError as error:
         log.warning("Penstock: what the task held or waited for is freed when it expires: %s", error)

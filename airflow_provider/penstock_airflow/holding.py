@@ -61,7 +61,7 @@ def _keep_while_deferred(lease: Lease, deferral: Any) -> bool:
 
     Raises StoreUnavailable.
     """
-    label = lease.claim.label
+    label = str(lease.claim)
     if is_released(list(lease.claim.pools), installation().release_while_deferred):
         log.info("Penstock: %s gives its slots back while it is deferred", label)
         return False
@@ -88,5 +88,5 @@ def _tell_loss(lease: Lease) -> None:
     log.error(
         "Penstock: %s has lost its slots: the store could not be reached in time, or somebody freed them. "
         "The task goes on, and others may run beside it",
-        lease.claim.label,
+        lease.claim,
     )

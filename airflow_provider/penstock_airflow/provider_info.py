@@ -154,6 +154,11 @@ def get_provider_info() -> dict[str, Any]:
                     "store_retry_seconds": _option(
                         "For how long a task asks a store again that cannot be reached.", kind="float", default="600"
                     ),
+                    "page": _option(
+                        "Whether the concurrency page stands in Airflow's menu (Browse, Concurrency).",
+                        kind="boolean",
+                        default="True",
+                    ),
                 },
             }
         },

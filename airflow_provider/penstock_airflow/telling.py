@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from penstock.report import describe
+from penstock.text import shown
 
 if TYPE_CHECKING:
     from penstock.decision import Reason
@@ -29,9 +30,9 @@ def lines_of_wait(label: str, reasons: Sequence[Reason], *, held_back: bool = Fa
         for holder, link in zip(reason.holders[:HOLDERS_TOLD], reason.links, strict=False):
             if link is not None and holder not in told:
                 told.add(holder)
-                yield f"held by {holder}: {link}"
+                yield shown(f"held by {holder}: {link}")
 
 
 def slots_of(lease: Lease) -> str:
     """What a lease holds, such as `pool:database#3`."""
-    return ", ".join(f"{held.limit}#{held.slot}" for held in lease.slots) or "nothing to wait for"
+    return shown(", ".join(f"{held.limit}#{held.slot}" for held in lease.slots)) or "nothing to wait for"

@@ -106,7 +106,7 @@ class PenstockTrigger(BaseTrigger):  # type: ignore[misc,unused-ignore]  # the t
             return False
         if lease is None:
             return False
-        log.info("Penstock: %s is granted, after %.1f s", claim.label, lease.waited_seconds)
+        log.info("Penstock: %s is granted, after %.1f s", claim, lease.waited_seconds)
         # A ticket lives in the store alone; this process must not answer for it when it has fired.
         lease.hand_over(seconds=engine.settings.ticket_seconds)
         return True
@@ -190,7 +190,7 @@ class HoldingTrigger(BaseTrigger):  # type: ignore[misc,unused-ignore]  # as abo
             except PenstockError as error:
                 log.error("Penstock: the slots kept while the task is deferred cannot be renewed now: %s", error)
                 await asyncio.sleep(KEEP_RETRY_SECONDS)
-        engine.wakeups.keep(claim.claim_id, lambda: context.run(_tell_loss, claim.label))
+        engine.wakeups.keep(claim.claim_id, lambda: context.run(_tell_loss, str(claim)))
         try:
             await asyncio.Event().wait()
         finally:
@@ -238,7 +238,7 @@ def _give_up(engine: Engine, claim: Claim) -> None:
 
 
 def _tell(request: Request, reasons: Sequence[Reason]) -> None:
-    for line in telling.lines_of_wait(request.claim.label, reasons, held_back=bool(request.held_back_by)):
+    for line in telling.lines_of_wait(str(request.claim), reasons, held_back=bool(request.held_back_by)):
         log.info("Penstock: %s", line)
 
 

@@ -37,11 +37,13 @@ def plan(engine: Engine, new: Concurrency, *, prune: bool = False) -> Plan:
     )
 
 
-def apply(engine: Engine, concurrency: Concurrency, *, expected_version: int) -> int:
-    """Put a configuration in force and return its version.
+def apply(engine: Engine, concurrency: Concurrency, *, expected_version: int, by: str | None = None) -> int:
+    """Put a configuration in force and return its version. `by` goes on record, else the user of this process.
 
-    Raises ConfigChanged if `expected_version` is no longer the one in force; nothing is written then.
+    Raises ConfigChanged if `expected_version` is no longer the one in force, ClaimError for what no file could say;
+    nothing is written then.
     """
+    concurrency = concurrency.checked()
     _, before = engine.configuration(fresh=True)
     keys = sorted({*configured_keys(before), *configured_keys(concurrency)})
     capacities = {key: resolve_limit(key, concurrency)[0] for key in keys}
@@ -49,7 +51,7 @@ def apply(engine: Engine, concurrency: Concurrency, *, expected_version: int) ->
     version = engine.store.configure(
         concurrency.document(),
         expected_version=expected_version,
-        by=who(),
+        by=who() if by is None else by,
         origin=socket.gethostname(),
         changed=changed,
     )
@@ -59,15 +61,16 @@ def apply(engine: Engine, concurrency: Concurrency, *, expected_version: int) ->
     return version
 
 
-def edit(engine: Engine, change: Callable[[Concurrency], Concurrency]) -> int:
+def edit(engine: Engine, change: Callable[[Concurrency], Concurrency], *, by: str | None = None) -> int:
     """Put what `change` makes of the configuration in force; made again when somebody else changes it meanwhile.
 
-    Returns the new version. For changes that stand on their own, such as one limit; a plan that was shown is applied.
+    Returns the new version. `by` as in `apply`. For changes that stand on their own, such as one limit; a plan that was
+    shown is applied.
     """
     while True:
         version, concurrency = engine.configuration(fresh=True)
         try:
-            return apply(engine, change(concurrency), expected_version=version)
+            return apply(engine, change(concurrency), expected_version=version, by=by)
         except ConfigChanged:  # each time somebody else's change came through, so this comes to an end
             continue
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from penstock.claim import ClaimKind
 from penstock.queue import leases
 from penstock.store.contract import ClaimRow, ClaimState, Snapshot
+from penstock.text import shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class Link:
     holder: ClaimRow
 
     def __str__(self) -> str:
-        return f"{self.waiter.claim.label} waits for {self.limit}, which {self.holder.claim.label} holds"
+        return f"{self.waiter.claim} waits for {shown(self.limit)}, which {self.holder.claim} holds"
 
 
 def circle(snapshot: Snapshot, claim_id: str) -> tuple[Link, ...]:

@@ -11,12 +11,17 @@ from types import MappingProxyType
 from typing import Any, Self
 
 from penstock.errors import ClaimError
+from penstock.text import shown
 
 NAME_MAX_CHARACTERS = 255
+TEXT_MAX_BYTES = 16_000  # as UTF-8: four of them, a label, fit into what MariaDB calls TEXT
+TAGS_MAX_CHARACTERS = 1_000_000
 CAPACITY_MAX = 10_000
 PRIORITY_MAX = 2**31 - 1  # what every database's INTEGER holds
 _UNUSABLE_IN_NAME = re.compile(r"[\s\x00-\x1f\x7f-\x9f]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _SLOTS_SUFFIX = re.compile(r"(?P<name>.+):(?P<slots>\d+)", re.DOTALL)
+_SLOTS_DIGITS = 20
 _RESERVED_IN_PART = re.compile(r"[%:=/*]")
 
 PoolsLike = str | Mapping[str, int]
@@ -79,21 +84,22 @@ class Claim:
         object.__setattr__(self, "kind", ClaimKind(self.kind))
         if self.kind is not ClaimKind.OP and not self.run_id:
             raise ClaimError("a run claim needs a run id")
-        for text in (self.host, self.deployment, self.run_id, self.op_id, self.url, self.name, self.step):
-            _check_text(text)
+        for name in _TEXTS:
+            if (text := getattr(self, name)) is not None:
+                check_text(text, name)
         if abs(self.priority) > PRIORITY_MAX:
             raise ClaimError(
                 f"priority {self.priority}: at most {PRIORITY_MAX} either way; 60 steps are an hour already"
             )
+        if not 0 <= self.attempt <= PRIORITY_MAX:
+            raise ClaimError(f"attempt {self.attempt}: from 0 to {PRIORITY_MAX} is expected")
         for name, slots in self.pools.items():
             check_pool_name(name)
             if isinstance(slots, bool) or not isinstance(slots, int) or slots < 1:
-                raise ClaimError(f"pool {name!r}: {slots!r} slots asked; ask for a whole number of at least 1")
-        for key, value in self.tags.items():
-            if not isinstance(key, str) or not isinstance(value, str):
-                raise ClaimError(f"tag {key!r}: {value!r}: keys and values of tags are text")
-            _check_text(key)
-            _check_text(value)
+                raise ClaimError(f"pool {name!r}: {brief(slots)} slots asked; ask for a whole number of at least 1")
+            if slots > CAPACITY_MAX:
+                raise ClaimError(f"pool {name!r}: {brief(slots)} slots asked; no limit has more than {CAPACITY_MAX}")
+        _check_tags(self.tags)
         object.__setattr__(self, "pools", MappingProxyType(dict(self.pools)))
         object.__setattr__(self, "tags", MappingProxyType(dict(self.tags)))
         object.__setattr__(self, "roots", tuple(map(tuple, self.roots)))
@@ -116,6 +122,10 @@ class Claim:
         names = (self.name,) if self.name else (self.run_id, self.op_id)
         return " ".join(part for part in (f"{self.host}/{self.deployment}", *names) if part)
 
+    def __str__(self) -> str:
+        """The label, safe in a line of a log and on a terminal, whatever the names in it are."""
+        return shown(self.label)
+
     def as_dict(self) -> dict[str, Any]:
         """The claim as plain JSON values, for a host that carries it from one process to another."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
@@ -134,9 +144,38 @@ class Claim:
         return cls(**{**values, "kind": ClaimKind(values["kind"])})
 
 
-def _check_text(text: str | None) -> None:
-    if text is not None and "\x00" in text:
-        raise ClaimError(f"{text[:40]!r}: a NUL character cannot be stored; leave it out")
+_TEXTS = ("host", "deployment", "run_id", "op_id", "url", "name", "step", "parent_id", "claim_id")
+
+
+def brief(value: object) -> str:
+    """A value in an error: as Python writes it, cut short."""
+    # Python does not write integers of thousands of digits.
+    text = f"{value:.3g}" if isinstance(value, int) and abs(value) > 10**30 else repr(value)
+    return text if len(text) <= 60 else text[:60] + "…"
+
+
+def check_text(text: str, what: str) -> str:
+    """The text itself, or ClaimError for what a database would refuse or change: `what` is called so in the error."""
+    if "\x00" in text:
+        raise ClaimError(f"{what} {brief(text)}: a NUL character cannot be stored; leave it out")
+    if not text.isascii() and (half := _SURROGATE.search(text)):
+        raise ClaimError(
+            f"{what} {brief(text)}: {half[0]!r} is half a character, which cannot be stored; was it text that is not "
+            "UTF-8?"
+        )
+    if (size := len(text) if text.isascii() else len(text.encode())) > TEXT_MAX_BYTES:
+        raise ClaimError(f"{what} {brief(text)}: {size} bytes; at most {TEXT_MAX_BYTES} are allowed")
+    return text
+
+
+def _check_tags(tags: Mapping[str, str]) -> None:
+    for key, value in tags.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise ClaimError(f"tag {brief(key)}: {brief(value)}: keys and values of tags are text")
+        check_text(key, "tag")
+        check_text(value, f"tag {brief(key)}: value")
+    if (size := sum(len(key) + len(value) for key, value in tags.items())) > TAGS_MAX_CHARACTERS:
+        raise ClaimError(f"{len(tags)} tags of {size} characters; at most {TAGS_MAX_CHARACTERS} are allowed in all")
 
 
 def run_pool_claim(op: Claim, run_claim_id: str, pool: str, slots: int) -> Claim:
@@ -164,6 +203,7 @@ def check_pool_name(name: object) -> str:
         raise ClaimError(f"pool name {name!r}: a name is text of at least one character")
     if len(name) > NAME_MAX_CHARACTERS:
         raise ClaimError(f"pool name {name[:40]!r}…: {len(name)} characters; at most {NAME_MAX_CHARACTERS} are allowed")
+    check_text(name, "pool name")
     if _UNUSABLE_IN_NAME.search(name):
         raise ClaimError(f"pool name {name!r}: whitespace and control characters are not allowed")
     if _SLOTS_SUFFIX.fullmatch(name):
@@ -183,6 +223,8 @@ def can_name_pool(name: object) -> bool:
 def parse_pool(text: str) -> tuple[str, int]:
     """`NAME` or `NAME:SLOTS` (last colon, digits) as (name, slots)."""
     match = _SLOTS_SUFFIX.fullmatch(text)
+    if match and len(match["slots"]) > _SLOTS_DIGITS:
+        raise ClaimError(f"pool {brief(text)}: no limit has more than {CAPACITY_MAX} slots")
     name, slots = (match["name"], int(match["slots"])) if match else (text, 1)
     if slots < 1:
         raise ClaimError(f"pool {text!r}: ask for at least 1 slot")

@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from penstock.claim import CAPACITY_MAX, check_pool_name
+from penstock.claim import CAPACITY_MAX, check_pool_name, check_text
 from penstock.errors import ClaimError
 
 
@@ -37,8 +37,20 @@ def _usable_name(name: str) -> str:
         raise ValueError(str(error)) from None
 
 
+def _storable(text: str) -> str:
+    try:
+        return check_text(text, "the text")
+    except ClaimError as error:
+        raise ValueError(str(error)) from None
+
+
+def _storable_value(value: str | PerUniqueValue | None) -> str | PerUniqueValue | None:
+    return _storable(value) if isinstance(value, str) else value
+
+
 Limit = Annotated[StrictInt, Field(ge=0, le=CAPACITY_MAX)]
 PoolName = Annotated[StrictStr, AfterValidator(_usable_name)]
+StoredText = Annotated[StrictStr, AfterValidator(_storable)]
 
 
 class _Block(BaseModel):
@@ -67,9 +79,11 @@ def rule_value(value: object) -> object:
 class TagLimit(_Block):
     """A limit for those that carry a tag: any value together, one value, or each value apart."""
 
-    key: Annotated[StrictStr, Field(min_length=1)]
+    key: Annotated[StoredText, Field(min_length=1)]
     limit: Limit
-    value: Annotated[StrictStr | PerUniqueValue | None, BeforeValidator(rule_value)] = None
+    value: Annotated[
+        StrictStr | PerUniqueValue | None, BeforeValidator(rule_value), AfterValidator(_storable_value)
+    ] = None
 
     @property
     def per_unique_value(self) -> bool:
@@ -95,7 +109,7 @@ class PoolLimit(_Block):
 
     limit: Limit
     granularity: Granularity | None = None
-    description: StrictStr | None = None
+    description: StoredText | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -169,6 +183,13 @@ class Concurrency(_Block):
         """The reverse of `document`. Raises pydantic's ValidationError on a document that is none."""
         return cls.model_validate(document)
 
+    def checked(self) -> Self:
+        """The same, read as a file's is: what was put together by copies is not. Raises ClaimError."""
+        try:
+            return type(self).model_validate(self.model_dump())
+        except ValidationError as error:
+            raise ClaimError(f"the configuration would be wrong: {_faults(error)}") from None
+
     def pool_granularity(self, name: str) -> Granularity:
         """How a pool's slots are taken: its own setting, else the common one."""
         own = self.pools.limits.get(name)
@@ -187,8 +208,13 @@ def check_within(within: Mapping[str, Any]) -> None:
     try:
         Ops.model_validate(dict(within))
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-        raise ClaimError(f"a run's own limits are wrong: {faults}") from None
+        raise ClaimError(f"a run's own limits are wrong: {_faults(error)}") from None
+
+
+def _faults(error: ValidationError) -> str:
+    return "; ".join(
+        f"{'.'.join(map(str, fault['loc']))}: {fault['msg'].removeprefix('Value error, ')}" for fault in error.errors()
+    )
 
 
 __all__ = [

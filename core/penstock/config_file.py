@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from penstock.claim import brief
 from penstock.config import Concurrency, Ops, PerUniqueValue, PoolLimit, Pools, Runs, TagLimit, rule_value
 from penstock.errors import ConfigError, Fault
 from penstock.host_tags import unmatched_rules
@@ -221,8 +222,7 @@ def expected(error: dict[str, Any]) -> str:
 
 def shown(value: object) -> str:
     """What was found, cut short."""
-    text = "nothing" if value is None else repr(value)
-    return text if len(text) <= 60 else text[:60] + "…"
+    return "nothing" if value is None else brief(value)
 
 
 def _known_keys(location: Location) -> list[str]:

@@ -121,7 +121,7 @@ class Configured:
 
         The first look also registers the installation: raises DeploymentConflict when another one has its name.
         """
-        if not self._checked:
+        if fresh or not self._checked:  # an upgrade that bars us makes a new version
             self.store.check_schema()
             self._checked = True
         if self._fingerprint is not None:
@@ -147,12 +147,10 @@ class Configured:
             return rules.Standing(held, nested=nested)
         run = self.store.run_lease(self.run_claim(claim.run_id or "").holder or "")
         if run is None and again:
-            raise LeaseLost(
-                f"{claim.label}: the lease of its run ended or was lost while it waited; claim the run again"
-            )
+            raise LeaseLost(f"{claim}: the lease of its run ended or was lost while it waited; claim the run again")
         if run is None:
             raise ClaimError(
-                f"{claim.label}: its run has no lease; claim the run first (engine.run_claim), or claim without in_run"
+                f"{claim}: its run has no lease; claim the run first (engine.run_claim), or claim without in_run"
             )
         return rules.Standing(
             held={**run.held, **held},

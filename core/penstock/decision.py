@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from penstock.text import shown
+
 if TYPE_CHECKING:
     from penstock.lease import Lease
 
@@ -29,13 +31,13 @@ class Reason:
         kind, _, name = self.limit.partition(":")
         name = name if kind == "pool" else self.limit
         if self.capacity == 0:
-            return f"{name}: closed (limit 0)"
+            return shown(f"{name}: closed (limit 0)")
         text = f"{name}: {self.held} of {self.capacity if self.capacity is not None else 'unlimited'} held"
         if self.holders:
             text += " by " + ", ".join(self.holders[:3]) + (" …" if len(self.holders) > 3 else "")
         if self.waiting_ahead:
             text += f", {self.waiting_ahead} ahead in the queue"
-        return text
+        return shown(text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from penstock.claim import check_pool_name, encode_part
+from penstock.claim import TEXT_MAX_BYTES, check_pool_name, check_text, encode_part
 from penstock.config import Concurrency, PerUniqueValue, PoolLimit, TagLimit
 from penstock.errors import LimitNotSettable
 from penstock.rules import pool_key
@@ -33,6 +33,8 @@ def target_of(text: str) -> Target:
     """
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise LimitNotSettable(f"limit key {text!r}: not UTF-8 text; give it as UTF-8")
+    if len(text) > TEXT_MAX_BYTES:
+        raise LimitNotSettable(f"limit key {text[:40]!r}…: more than {TEXT_MAX_BYTES} characters")
     kind, colon, rest = text.partition(":")
     match kind if colon else text:
         case "pools.default_limit" | "runs" if not colon:
@@ -87,10 +89,11 @@ def _run_tag_rule(text: str, rest: str) -> TagLimit:
         raise LimitNotSettable(f"{text!r} names no tag; write run_tag:KEY")
     if value.startswith("*:"):
         raise LimitNotSettable(f"{text!r} is one value's share of the rule 'run_tag:{key}=*'; set that rule")
+    key = check_text(_decoded(key), "tag")
     if not equals:
-        return TagLimit(key=_decoded(key), limit=0)
+        return TagLimit(key=key, limit=0)
     per_value = PerUniqueValue(applyLimitPerUniqueValue=True)
-    return TagLimit(key=_decoded(key), value=per_value if value == "*" else _decoded(value), limit=0)
+    return TagLimit(key=key, value=per_value if value == "*" else check_text(_decoded(value), "value"), limit=0)
 
 
 def _decoded(part: str) -> str:

@@ -13,6 +13,7 @@ from contextvars import copy_context
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakSet
 
 from penstock import rules
 from penstock.circles import circle
@@ -68,10 +69,10 @@ class Engine(Configured):
             hook=(plugins or installed_plugins()).hook,
         )
         self._start()
+        _engines.add(self)
         self.hook.penstock_engine_started(engine=self)
 
     def _start(self) -> None:
-        self._pid = os.getpid()
         self._closed = False
         self._lock = threading.Lock()
         self.leases = Leases(self.store, self.hook)
@@ -99,7 +100,6 @@ class Engine(Configured):
         `ticket`: no process of ours stands behind it, its deadline moves at each step. `probed`: a run lease that lives
         on between processes because the host can be asked about the run.
         """
-        self._check_process()
         for enriched in self.hook.penstock_enrich_claim(claim=claim):
             claim = enriched if enriched is not None else claim
         if claim.step is not None and any(fnmatchcase(claim.step, glob) for glob in self.settings.pool_per_op):
@@ -202,7 +202,6 @@ class Engine(Configured):
 
     def session_id(self) -> str:
         """The live session of this process, opened at first use."""
-        self._check_process()
         return self._session.open()
 
     def session_is_gone(self, session_id: str) -> None:
@@ -211,7 +210,7 @@ class Engine(Configured):
 
     def trusted(self, session_id: str) -> bool:
         """Whether what that session holds is still surely its own."""
-        return self._pid == os.getpid() and self._session.trusted(session_id)
+        return self._session.trusted(session_id)
 
     async def off_loop(self, work: Callable[[], T]) -> T:
         """As `in_thread`; wait for the result. Work once begun is finished, though the caller be cancelled."""
@@ -219,7 +218,6 @@ class Engine(Configured):
 
     def in_thread(self, work: Callable[[], T]) -> Future[T]:
         """Do the work in one of a few threads of this engine's own: the loop's may all be busy waiting for a slot."""
-        self._check_process()
         with self._lock:
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(ASYNC_THREADS, thread_name_prefix="penstock-async")
@@ -238,7 +236,6 @@ class Engine(Configured):
 
     def release(self, lease: Lease) -> None:
         """Give a lease back. A forked child gives back nothing of its parent's. Raises StoreUnavailable."""
-        self._check_process()
         try:
             self.leases.release(lease)
         except StoreUnavailable:
@@ -308,16 +305,15 @@ class Engine(Configured):
     def close(self) -> None:
         """End this process's session with everything under it, and give back the connections. Again does nothing."""
         try:
-            if self._pid == os.getpid():
-                self.wakeups.close()
-                if not self._closed:
-                    self._closed = True
-                    self.hook.penstock_engine_closed(engine=self)
-                with self._lock:
-                    threads, self._threads = self._threads, None
-                if threads is not None:
-                    threads.shutdown()
-                self._session.close()
+            self.wakeups.close()
+            if not self._closed:
+                self._closed = True
+                self.hook.penstock_engine_closed(engine=self)
+            with self._lock:
+                threads, self._threads = self._threads, None
+            if threads is not None:
+                threads.shutdown()
+            self._session.close()
         finally:
             self.store.close()
 
@@ -327,10 +323,22 @@ class Engine(Configured):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _check_process(self) -> None:
+    def _begin_in_child(self) -> None:
         """A forked child inherits neither session nor leases nor connections."""
-        if self._pid != os.getpid():
-            self.store.on_granted.clear()
-            self.store.after_fork()
-            self._read_anew()
-            self._start()
+        self.store.on_granted.clear()
+        self.store.after_fork()
+        self._read_anew()
+        self._start()
+
+
+_engines: WeakSet[Engine] = WeakSet()
+
+
+def _begin_in_child() -> None:
+    """As soon as there is a child, while it has one thread: all that comes later finds what is its own."""
+    for engine in list(_engines):
+        engine._begin_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_in_child)

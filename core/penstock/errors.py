@@ -60,6 +60,13 @@ class StoreUnavailable(PenstockError):
     """The store cannot be reached, or did not answer in time."""
 
 
+class MissingRight(StoreUnavailable):
+    """The store is there, but its database does not let this user do what is to be done; the text names the GRANT.
+
+    Unlike a store that is away it is not waited for.
+    """
+
+
 class SchemaMismatch(PenstockError):
     """The store's tables are older or newer than this Penstock. `penstock db upgrade` mends the first."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from penstock.claim import Claim, ClaimKind
 from penstock.errors import Ambiguous
 from penstock.explain import find, run_name
 from penstock.forecast import may_start
+from penstock.report import lasting, listed, named
 from penstock.rules import Demand
 from penstock.store.contract import ClaimRow, ClaimState, Snapshot
 
@@ -47,9 +49,32 @@ def starting_then(snapshot: Snapshot, gone: Collection[ClaimRow]) -> list[ClaimR
     return may_start(snapshot, resolve, without={row.claim.claim_id for row in gone})
 
 
-def free(engine: Engine, rows: Sequence[ClaimRow]) -> list[ClaimRow]:
-    """End these claims, whoever holds them; those that had not ended by themselves. The history says who did it."""
-    reason = f"freed by {who()} on {socket.gethostname()}"
+def foretold(rows: Sequence[ClaimRow], starting: Sequence[ClaimRow], now: int) -> list[str]:
+    """What freeing these does, line by line; `starting` have room then. `now` in µs."""
+    lines = [f"{named(row.claim)}: {_does(row, now)}" for row in rows[:MOST_NAMED]]
+    if len(rows) > MOST_NAMED:
+        lines.append(f"and {len(rows) - MOST_NAMED} more")
+    if any(row.slots for row in rows):
+        lines.append("What holds is not stopped by this: it goes on without its slots, so end it first.")
+    if starting:
+        lines.append(f"may start then: {listed([named(row.claim) for row in starting])}")
+    return lines
+
+
+def _does(row: ClaimRow, now: int) -> str:
+    if (held := row.held_seconds(now)) is None:
+        return f"{row.state.value} for {lasting((now - row.enqueued_at) / 1_000_000)}"
+    counts = Counter(slot.limit for slot in row.slots)
+    slots = ", ".join(key if count == 1 else f"{count} of {key}" for key, count in sorted(counts.items()))
+    return f"holds {slots or 'no limit'} for {lasting(held)}"
+
+
+def free(engine: Engine, rows: Sequence[ClaimRow], *, by: str | None = None) -> list[ClaimRow]:
+    """End these claims, whoever holds them; those that had not ended by themselves.
+
+    The history says who did it: `by`, else the user of this process.
+    """
+    reason = f"freed by {who() if by is None else by} on {socket.gethostname()}"
     return [row for row in rows if engine.store.end(row.claim.claim_id, reason=reason)]
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from penstock.decision import HeldSlot, fences_of
+from penstock.text import shown
 
 if TYPE_CHECKING:
     from penstock.claim import Claim
@@ -17,12 +18,49 @@ if TYPE_CHECKING:
 log = logging.getLogger("penstock.lease")
 
 
+class LossCallbacks:
+    """What is to be called, once, when a lease is lost; what is appended after the loss is called at once."""
+
+    def __init__(self, lease: Lease) -> None:
+        self._lease = lease
+        self._lock = threading.Lock()
+        self._calls: list[Callable[[Lease], None]] | None = []  # None: they have been called
+
+    @property
+    def called(self) -> bool:
+        """Whether the loss has been told of."""
+        return self._calls is None
+
+    def append(self, call: Callable[[Lease], None]) -> None:
+        """Have `call` called with the lease: in the thread that finds the loss, or here if it has been found."""
+        with self._lock:
+            if self._calls is not None:
+                self._calls.append(call)
+                return
+        self._do(call)
+
+    def call(self) -> bool:
+        """Call them all. False if that has been done."""
+        with self._lock:
+            calls, self._calls = self._calls, None
+        for call in calls or ():
+            self._do(call)
+        return calls is not None
+
+    def _do(self, call: Callable[[Lease], None]) -> None:
+        try:
+            call(self._lease)
+        except Exception:
+            log.exception("a callback on the loss of %s failed", self._lease)
+
+
 class Lease:
     """Slots in hand until `release`. As a context manager it releases on exit.
 
     Attributes: `claim`, `claim_id`, `slots`, `fences` (limit key → {slot: epoch}), `waited_seconds`; `observed` are the
     limits that had no room, where this installation only observes. `unlimited`: there is nothing behind this lease,
-    since enforcement is off or the store was away and `on_store_error` says run.
+    since enforcement is off or the store was away and `on_store_error` says run. `on_lost.append(call)` has
+    `call(lease)` called when the lease is lost, or at once if it is.
     """
 
     def __init__(
@@ -42,7 +80,7 @@ class Lease:
         self.waited_seconds = waited_seconds
         self.observed = observed
         self.granted_at = time.monotonic()
-        self.on_lost: list[Callable[[Lease], None]] = []
+        self.on_lost = LossCallbacks(self)
         self.holds = 1  # how many times this process holds it (same holder, same lease)
         self.unlimited = False
         self._engine = engine
@@ -61,17 +99,9 @@ class Lease:
         return self._lost.is_set()
 
     def mark_lost(self) -> bool:
-        """Note the loss and run the callbacks, once. False if it was known already."""
-        if self._lost.is_set() and not self.on_lost:
-            return False
-        self._lost.set()
-        callbacks, self.on_lost = self.on_lost, []
-        for callback in callbacks:
-            try:
-                callback(self)
-            except Exception:
-                log.exception("a callback on the loss of %s failed", self)
-        return True
+        """Note the loss and run the callbacks, once. False if that has been done."""
+        self._lost.set()  # as whoever looks at `lost` may have found before
+        return self.on_lost.call()
 
     def release(self) -> None:
         """Give the slots back. Raises StoreUnavailable when that could not be written; expiry frees them then."""
@@ -91,4 +121,4 @@ class Lease:
         self.release()
 
     def __repr__(self) -> str:
-        return f"<Lease {self.claim.label}: {', '.join(f'{held.limit}#{held.slot}' for held in self.slots)}>"
+        return shown(f"<Lease {self.claim.label}: {', '.join(f'{held.limit}#{held.slot}' for held in self.slots)}>")

@@ -7,7 +7,7 @@ import threading
 import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 from penstock.errors import LeaseLost
 
@@ -28,23 +28,51 @@ class Leases:
         self._store, self._hook = store, hook
         self._lock = threading.RLock()
         self._held: dict[str, Lease] = {}
-        self._requested: set[str] = set()
+        self._held_by: dict[str, Lease] = {}  # those of `_held` by their holder
+        self._requested: dict[
+            str, WeakSet[object]
+        ] = {}  # claim → who here asks for it: several, if they are one holder
         self._alone: WeakValueDictionary[str, threading.RLock] = WeakValueDictionary()
 
     def known(self) -> set[str]:
         """The claims that this process answers for."""
         with self._lock:
-            return self._requested | set(self._held)
+            for lease in list(self._held.values()):
+                if lease.holds < 1 and not self._requested.get(lease.claim_id):  # left to one who never came
+                    self._drop(lease)
+                    self._requested.pop(lease.claim_id, None)
+            return self._requested.keys() | self._held.keys()
 
-    def requested(self, claim_id: str) -> None:
-        """This process answers for the claim from now on."""
+    def requested(self, claim_id: str, by: object) -> None:
+        """This process answers for the claim from now on, since somebody (`by`) asks for it."""
         with self._lock:
-            self._requested.add(claim_id)
+            self._requested.setdefault(claim_id, WeakSet()).add(by)
 
-    def forget(self, claim_id: str) -> None:
-        """This process does not answer for the claim any more, unless it holds it."""
+    def forget(self, claim_id: str, by: object) -> None:
+        """One who asked does so no more; this process answers for the claim if it holds it or others ask for it."""
         with self._lock:
-            self._requested.discard(claim_id)
+            others = self._requested.get(claim_id)
+            if others is not None:
+                others.discard(by)
+            if not others:
+                self._requested.pop(claim_id, None)
+
+    def leave_to_others(self, claim_id: str, by: object) -> bool:
+        """One who waited gives up: whether others here wait for the claim, or hold it, so that it is to stay."""
+        with self._lock:
+            self.forget(claim_id, by)
+            lease = self._held.get(claim_id)
+            if self._requested.get(claim_id) or (lease is not None and lease.holds > 0):
+                return True
+            self._requested.setdefault(claim_id, WeakSet()).add(by)  # until it has been given back
+            if lease is not None:
+                self._drop(lease)
+            return False
+
+    def _drop(self, lease: Lease) -> None:
+        del self._held[lease.claim_id]
+        if self._held_by.get(holder := lease.claim.holder or "") is lease:
+            del self._held_by[holder]
 
     def alone_for(self, claim: Claim) -> AbstractContextManager[object]:
         """One after the other: who joins a holder's lease in this process, and who gives it back for the last time."""
@@ -74,11 +102,11 @@ class Leases:
         """The lease that the same holder has here already, held once more; None if there is none."""
         holder = claim.holder
         with self._lock:
-            for lease in self._held.values() if holder is not None else ():
-                if lease.claim.holder == holder and not lease.lost:
-                    lease.holds += 1
-                    return lease
-        return None
+            lease = self._held_by.get(holder) if holder is not None else None
+            if lease is None or lease.lost:
+                return None
+            lease.holds += 1
+            return lease
 
     def find(self, claim_id: str) -> Lease | None:
         """The lease of that claim, if it is held here."""
@@ -96,25 +124,35 @@ class Leases:
                 known.holds += 1
                 return known
             self._held[lease.claim_id] = lease
+            if (holder := lease.claim.holder) is not None:
+                self._held_by[holder] = lease
         if not told_before:
             self._hook.penstock_granted(lease=lease, waited_seconds=lease.waited_seconds)
+        if lease.session_id is not None and lease.lost:  # whoever found the loss may have looked here before this came
+            self.lose(lease.session_id)
         return lease
 
     def release(self, lease: Lease) -> None:
-        """Give a lease back; the last of several holds frees the slots. Raises StoreUnavailable."""
+        """Give a lease back; the last of several holds frees the slots. Raises StoreUnavailable.
+
+        It is left to those who have waited for it in this process, and have not come for it yet.
+        """
         with self.alone_for(lease.claim):
             with self._lock:
-                lease.holds -= 1
-                if lease.unlimited or lease.holds > 0 or lease.claim_id not in self._held:
+                lease.holds = max(0, lease.holds - 1)  # given back twice it takes nothing from who comes for it now
+                gone = lease.claim_id not in self._held or lease.on_lost.called
+                if lease.unlimited or lease.holds > 0 or gone:
                     return
-                del self._held[lease.claim_id]
-                self._requested.add(lease.claim_id)  # or a beat would end it at the same time
+                if self._requested.get(lease.claim_id):  # theirs now
+                    return
+                self._drop(lease)
+                self.requested(lease.claim_id, lease)  # or a beat would end it at the same time
             try:
                 if not self._store.release(lease.claim_id, lease.session_id):
                     log.warning("%s had been lost before it was released", lease)
             finally:
                 # Should that have failed, the next beat ends what nobody answers for.
-                self.forget(lease.claim_id)
+                self.forget(lease.claim_id, lease)
         self._hook.penstock_released(lease=lease, held_seconds=time.monotonic() - lease.granted_at)
 
     def hand_over(self, lease: Lease, *, seconds: float) -> str:
@@ -122,18 +160,20 @@ class Leases:
         if lease.session_id is not None and not self._store.hand_over(
             lease.claim_id, lease.session_id, ticket_seconds=seconds
         ):
-            raise LeaseLost(f"{lease.claim.label}: the lease was lost before it could be handed over; claim again")
+            raise LeaseLost(f"{lease.claim}: the lease was lost before it could be handed over; claim again")
         with self._lock:
-            self._held.pop(lease.claim_id, None)
-        self.forget(lease.claim_id)
+            if lease.claim_id in self._held:
+                self._drop(lease)
         return lease.claim_id
 
     def lose(self, session_id: str) -> None:
         """That session of this process has ended: what was held under it is lost."""
         with self._lock:
             lost = [lease for lease in self._held.values() if lease.session_id == session_id]
-            for lease in lost:
-                del self._held[lease.claim_id]
         for lease in lost:
             if lease.mark_lost():
                 self._hook.penstock_lost(lease=lease)
+        with self._lock:  # not before: a beat that is under way gives back what is not known, and others get it
+            for lease in lost:
+                if self._held.get(lease.claim_id) is lease:
+                    self._drop(lease)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -10,6 +10,7 @@ from urllib.parse import unquote
 from penstock.config import Concurrency
 from penstock.forecast import Resolve, may_start
 from penstock.queue import Queue
+from penstock.report import listed, named
 from penstock.rules import Demand, LimitKind, Source, configured_keys, limit_kind, resolve_limit
 from penstock.store.contract import ClaimRow, Snapshot
 
@@ -165,6 +166,26 @@ class Plan:
         """The changes that concern nobody now: no limit that exists changes by them."""
         return tuple(change for change in self.changes if not any(touches(change, each) for each in self.touched))
 
+    def lines(self) -> Iterator[str]:
+        """For people: the changes, then each limit with those whom it concerns now, then the pools that stay."""
+        yield from map(str, self.changes)
+        for touched in self.touched:
+            yield ""
+            yield f"{touched.key}  {_capacity(touched.before)} -> {_capacity(touched.after)}"
+            yield f"  {touched.effect}"
+            yield from _claims("held by", touched.holders)
+            yield from _claims("may start", touched.starting)
+            yield from _claims("waiting", [row for row in touched.waiters if row not in touched.starting])
+        if self.changes and not self.touched:
+            yield "no limit that exists now is touched"
+        elif self.idle:
+            yield ""
+            yield f"touches nobody now: {listed([change.path for change in self.idle])}"
+        for name, limit in self.kept.items():
+            yield f"  pool {name} stays at {limit} (not in FILE; --prune deletes it)"
+        if not self.changes:
+            yield "nothing to change"
+
     def as_dict(self) -> dict[str, Any]:
         """As plain JSON values: `penstock plan --json`."""
         return {
@@ -226,6 +247,15 @@ def touched_limits(
 
 def _on(key: str, demands: tuple[Demand, ...]) -> Demand | None:
     return next((demand for demand in demands if demand.key == key), None)
+
+
+def _capacity(standing: Standing) -> str:
+    return "unlimited" if standing.capacity is None else str(standing.capacity)
+
+
+def _claims(word: str, rows: Sequence[ClaimRow]) -> Iterator[str]:
+    if rows:
+        yield f"  {word}: {listed([named(row.claim) for row in rows])}"
 
 
 def _waiters(count: int) -> str:

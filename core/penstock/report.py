@@ -6,7 +6,7 @@ from collections.abc import Sequence, Set
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from penstock.claim import ClaimKind
+from penstock.claim import Claim, ClaimKind
 from penstock.config import Concurrency
 from penstock.decision import Reason
 from penstock.queue import SHOWN, Queue, leases
@@ -15,6 +15,8 @@ from penstock.store.contract import ClaimRow, Event, HistoryRow, LimitRow, Sessi
 
 if TYPE_CHECKING:
     from penstock.rules import Demand
+
+MOST_LISTED = 10
 
 
 def rfc3339(microseconds: int | None) -> str | None:
@@ -35,6 +37,17 @@ def lasting(seconds: float) -> str:
             more = whole % unit // rest
             return f"{whole // unit} {name}" + (f" {more} {rest_name}" if more else "")
     return f"{whole} s"
+
+
+def listed(texts: Sequence[str]) -> str:
+    """The first ten in one line, and how many more there are."""
+    more = len(texts) - MOST_LISTED
+    return ", ".join(texts[:MOST_LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
+def named(claim: Claim) -> str:
+    """A claim's label, with its id where the label alone would name many."""
+    return claim.label if claim.run_id or claim.op_id else f"{claim.label} {claim.claim_id}"
 
 
 def describe(reasons: Sequence[Reason]) -> str:

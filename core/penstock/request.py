@@ -75,7 +75,7 @@ class Request(Steps):
                 woken.clear()
             return found
         except BaseException:
-            self._engine.leases.forget(self.claim_id)  # a lease of this process is known all the same
+            self._engine.leases.forget(self.claim_id, self)  # a lease of this process is known all the same
             raise
 
     async def acquire_async(self, on_blocked: OnBlocked = "wait", wait_timeout_seconds: float | None = None) -> Lease:
@@ -112,14 +112,14 @@ class Request(Steps):
         def look() -> Lease | float:
             with self._step_lock:
                 if self._abandoned:
-                    raise Cancelled(self.claim.label)
+                    raise Cancelled(str(self.claim))
                 return wait.look()
 
         try:
             while isinstance(found := await self._engine.off_loop(look), float):
                 left = until - time.monotonic()
                 if left <= 0 and not wait.away:
-                    wait.announce()
+                    await self._engine.off_loop(wait.announce)
                     return None
                 with wait.listening(wake), contextlib.suppress(TimeoutError):
                     # Not wait_for: Python 3.11's forgets a cancellation that comes together with the wake-up.
@@ -128,7 +128,7 @@ class Request(Steps):
                 woken.clear()
             return found
         except Exception:
-            self._engine.leases.forget(self.claim_id)
+            self._engine.leases.forget(self.claim_id, self)
             raise
 
     def _abandon(self, leave: Callable[[], None]) -> None:
@@ -140,14 +140,14 @@ class Request(Steps):
                 try:
                     leave()
                 except (StoreUnavailable, LeaseLost) as error:
-                    log.warning("%s: given up, which the store hears of at the next beat: %s", self.claim.label, error)
+                    log.warning("%s: given up, which the store hears of at the next beat: %s", self.claim, error)
                 except Exception:  # nobody waits for the outcome of this
-                    log.exception("%s: could not be given up", self.claim.label)
+                    log.exception("%s: could not be given up", self.claim)
 
         self._engine.in_thread(undo)
 
     def _let_go(self) -> None:
         """Leave what the store has as it is: this process does not answer for it any more."""
-        if (lease := self._engine.leases.find(self.claim_id)) is not None:
-            lease.hand_over(seconds=self._engine.settings.ticket_seconds)
-        self._engine.leases.forget(self.claim_id)
+        if self._lease is not None:
+            self._lease.hand_over(seconds=self._engine.settings.ticket_seconds)
+        self._engine.leases.forget(self.claim_id, self)

@@ -77,6 +77,7 @@ def pool_key(name: str) -> str:
     return f"pool:{name}"
 
 
+KEY_MAX_BYTES = 65_535  # what MariaDB calls TEXT
 OP_POOL = "op/"
 _UNUSABLE_IN_NAME = re.compile(r"[%\s\x00-\x1f\x7f-\x9f]|:(?=\d+$)")
 """How the pools begin that ops get by the setting `pool_per_op`; without a limit and a default they have one slot."""
@@ -156,7 +157,7 @@ def _run_demands(claim: Claim, concurrency: Concurrency) -> tuple[Demand, ...]:
     wanted = {"runs": 1}
     for rule in concurrency.runs.tag_concurrency_limits:
         if (value := _matching_value(rule, claim)) is not None:
-            wanted[f"run_tag:{_tag_part(rule, value)}"] = 1
+            wanted[_bounded(f"run_tag:{_tag_part(rule, value)}")] = 1
     wanted |= {pool_key(name): slots for name, slots in claim.pools.items()}
     return _resolved(wanted, concurrency)
 
@@ -179,10 +180,10 @@ def _within_run(claim: Claim, concurrency: Concurrency, standing: Standing) -> l
     result = []
     if ops.max_concurrent is not None:
         source = Source.EXPLICIT if "max_concurrent" in own else Source.RULE
-        result.append(Demand(f"run_ops:{run}", 1, ops.max_concurrent, source))
+        result.append(Demand(_bounded(f"run_ops:{run}"), 1, ops.max_concurrent, source))
     source = Source.EXPLICIT if "tag_concurrency_limits" in own else Source.RULE
     result += [
-        Demand(f"run_op_tag:{run}:{_tag_part(rule, value)}", 1, rule.limit, source)
+        Demand(_bounded(f"run_op_tag:{run}:{_tag_part(rule, value)}"), 1, rule.limit, source)
         for rule in ops.tag_concurrency_limits
         if (value := _matching_value(rule, claim)) is not None
     ]
@@ -203,7 +204,7 @@ def late_pools(claim: Claim, concurrency: Concurrency, standing: Standing = ALON
     }
     if late and not claim.in_run:
         raise ClaimError(
-            f"{claim.label}: pool {next(iter(late))!r} has run granularity, and this claim is in no run under limits; "
+            f"{claim}: pool {next(iter(late))!r} has run granularity, and this claim is in no run under limits; "
             "give it a run (run_id=…, --run-id), or set the pool's granularity to op"
         )
     return late
@@ -250,6 +251,14 @@ def configured_keys(concurrency: Concurrency) -> list[str]:
         keys.append("runs")
     keys += [f"run_tag:{_tag_part(r, '')}" for r in concurrency.runs.tag_concurrency_limits if not r.per_unique_value]
     return sorted(keys)
+
+
+def _bounded(key: str) -> str:
+    if 4 * len(key) > KEY_MAX_BYTES and (size := len(key.encode())) > KEY_MAX_BYTES:
+        raise ClaimError(
+            f"limit {key[:60]}…: {size} bytes in its name; at most {KEY_MAX_BYTES} fit: shorten the tag or the run's id"
+        )
+    return key
 
 
 def _resolved(wanted: Mapping[str, int], concurrency: Concurrency) -> tuple[Demand, ...]:

@@ -84,9 +84,14 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True, slots=True)
 class StoreTimes:
-    """What the store itself waits for, in seconds. `lock_seconds` bounds every wait for a lock."""
+    """What the store itself waits for, in seconds. `lock_seconds` bounds every wait for a lock.
+
+    A waiter with a process has `acknowledge_least_seconds` and half as long as it has waited to acknowledge its grant,
+    `acknowledge_seconds` at most: the longer it waits, the more seldom it looks.
+    """
 
     grace_seconds: float = 3.0
+    acknowledge_least_seconds: float = 0.5
     acknowledge_seconds: float = 2.0
     acknowledge_ticket_seconds: float = 60.0
     tombstone_seconds: float = 600.0

@@ -16,6 +16,7 @@ from penstock.lease import Lease
 from penstock.report import describe, impossible_reasons
 from penstock.rules import Standing, late_pools
 from penstock.store.contract import Mode, Outcome, Owner, Result
+from penstock.text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -61,6 +62,8 @@ class Steps:
         self._stood = False
         self._run_pools: dict[str, Steps] = {}
         self._run_waits_as: str | None = None
+        self._began_with: str | None = None
+        self._lease: Lease | None = None
 
     @property
     def places(self) -> list[str]:
@@ -104,7 +107,8 @@ class Steps:
     def _ask(self, mode: Mode) -> Decision:
         engine = self._engine
         if (mine := engine.leases.join(self.claim)) is not None:
-            self.claim_id = mine.claim_id
+            engine.leases.forget(self.claim_id, self)
+            self.claim_id, self._lease = mine.claim_id, mine
             return Granted(mine)
         while True:
             version, concurrency = engine.configuration()
@@ -123,11 +127,11 @@ class Steps:
             owner = self._owner()
             if not self.queued:
                 self.claim_id = self.claim.claim_id
-            engine.leases.requested(self.claim_id)
+            engine.leases.requested(self.claim_id, self)
             self.asked_at = time.monotonic()
             if not self.queued:
                 if any(demand.impossible for demand in demands) and mode is not Mode.OBSERVE:
-                    engine.leases.forget(self.claim_id)
+                    engine.leases.forget(self.claim_id, self)
                     return engine.refused(self.claim, impossible_reasons(demands), "impossible")
                 if mode is not Mode.WAIT:
                     engine.janitor.sweep_first()
@@ -141,7 +145,7 @@ class Steps:
                 )
             else:
                 outcome = engine.store.touch(self.claim_id, demands, version=version, owner=owner)
-            if (decision := self._decide(outcome, owner, demands)) is not None:
+            if (decision := self._decide(self._unless_lost(outcome, owner), owner, demands)) is not None:
                 return decision
 
     def _run_waits(self, late: Mapping[str, int], standing: Standing, mode: Mode) -> bool:
@@ -163,7 +167,7 @@ class Steps:
                 return True
             if isinstance(decision, Refused):
                 raise (ImpossibleClaim if decision.impossible else Blocked)(
-                    f"{self.claim.label}: its run cannot have pool {name!r} now: {describe(decision.reasons)}. Declare "
+                    f"{self.claim}: its run cannot have pool {name!r} now: {describe(decision.reasons)}. Declare "
                     "the pool on the run, which then takes it before it starts",
                     decision.reasons,
                 )
@@ -191,16 +195,22 @@ class Steps:
             probe_seconds=settings.run_probe_seconds if self._probed else None,
         )
 
+    def _unless_lost(self, outcome: Outcome, owner: Owner) -> Outcome:
+        """The outcome; a grant to a session that could not be trusted any more when the answer came is none."""
+        session_id = None if self._probed else owner.session_id
+        if outcome.result is not Result.HELD or session_id is None or self._engine.trusted(session_id):
+            return outcome
+        return replace(outcome, result=Result.SESSION_LOST)
+
     def _decide(self, outcome: Outcome, owner: Owner, demands: Sequence[Demand]) -> Decision | None:
         """The decision, or None to look again."""
         engine = self._engine
         if outcome.claim_id != self.claim_id:
-            engine.leases.forget(self.claim_id)
+            engine.leases.forget(self.claim_id, self)
             self.claim_id = outcome.claim_id
-            engine.leases.requested(self.claim_id)
+            engine.leases.requested(self.claim_id, self)
         self.elsewhere, self.joined = outcome.result is Result.BUSY, outcome.joined
-        waited_before = 0.0 if outcome.joined else outcome.waited_seconds  # a wait that is over was that of another
-        self.started_at = min(self.started_at, time.monotonic() - waited_before)
+        self._began_before(outcome)
         match outcome.result:
             case Result.HELD:
                 return self._granted(outcome, owner)
@@ -208,29 +218,37 @@ class Steps:
                 self.queued = True
                 return Waiting(self.claim_id)
             case Result.BUSY:
-                engine.leases.forget(self.claim_id)
+                engine.leases.forget(self.claim_id, self)
                 return Waiting(self.claim_id)
             case Result.NO_ROOM:
-                engine.leases.forget(self.claim_id)
+                engine.leases.forget(self.claim_id, self)
                 reasons = engine.store_reasons(demands)
                 return engine.refused(self.claim, reasons, "skipped" if self._mode is Mode.SKIP else "blocked")
             case Result.SKIPPED:
-                engine.leases.forget(self.claim_id)
+                engine.leases.forget(self.claim_id, self)
                 return self._skipped_before()
             case Result.STALE:
                 engine.configuration(fresh=True)
             case Result.SESSION_LOST | Result.EXPIRED as result:
                 if result is Result.SESSION_LOST and owner.session_id is not None:
                     engine.session_is_gone(owner.session_id)
-                engine.leases.forget(self.claim_id)
+                engine.leases.forget(self.claim_id, self)
                 # What it had ended with a session; an id that has ended is never granted again.
                 self.claim, self.queued = replace(self.claim, claim_id=str(uuid.uuid4())), False
             case Result.ENDED:
-                engine.leases.forget(self.claim_id)
+                engine.leases.forget(self.claim_id, self)
                 if not self.queued and self.claim_id != self.claim.claim_id:
                     return None  # another's, which this one was about to join, ended just then
-                raise LeaseLost(f"{self.claim.label}: the claim was ended by somebody else or expired; claim again")
+                raise LeaseLost(f"{self.claim}: the claim was ended by somebody else or expired; claim again")
         return None
+
+    def _began_before(self, outcome: Outcome) -> None:
+        """Its wait began when the claim's did, perhaps in another process."""
+        if outcome.claim_id == self._began_with:
+            return  # that counts once: the store's clock may be set while this one waits
+        self._began_with = outcome.claim_id
+        waited_before = 0.0 if outcome.joined else outcome.waited_seconds  # a wait that is over was that of another
+        self.started_at = min(self.started_at, time.monotonic() - waited_before)
 
     def _skipped_before(self) -> Refused:
         self._engine.refused(self.claim, (), "skipped")
@@ -240,13 +258,13 @@ class Steps:
         waited = time.monotonic() - self.started_at
         session_id = None if self._probed else owner.session_id
         if outcome.observed:
-            would_wait_for = ", ".join(outcome.observed)
-            log.info("%s would have waited for %s: this installation only observes", self.claim.label, would_wait_for)
+            would_wait_for = shown(", ".join(outcome.observed))
+            log.info("%s would have waited for %s: this installation only observes", self.claim, would_wait_for)
         lease = Lease(self._engine, self.claim, self.claim_id, outcome.slots, session_id, waited, outcome.observed)
-        if self.claim.kind is ClaimKind.RUN_POOL:  # the run's from now on, not this process's to give back
-            self._engine.leases.forget(self.claim_id)
-            return Granted(lease)
-        return Granted(self._engine.leases.keep(lease, told_before=outcome.joined))
+        if self.claim.kind is not ClaimKind.RUN_POOL:  # that is the run's from now on, not this process's to give back
+            self._lease = lease = self._engine.leases.keep(lease, told_before=outcome.joined)
+        self._engine.leases.forget(self.claim_id, self)
+        return Granted(lease)
 
     # -- leaving ------------------------------------------------------------------------------------------------------
 
@@ -255,17 +273,23 @@ class Steps:
         for late in self._run_pools.values():
             if late.queued:
                 late.withdraw()
-        if (lease := self._engine.leases.find(self.claim_id)) is not None:
-            lease.release()
+        if self._lease is not None:
+            self._lease.release()
             return
-        session_id = None if self.ticket else self._engine.session_id()
-        try:
-            # What another holds by now, this one has only waited for: all tasks of a run wait for its one claim.
-            self._engine.store.release(self.claim_id, session_id, unless_held=self.ticket)
-        finally:
-            # Should that have failed, the next beat ends what nobody answers for.
-            self._engine.leases.forget(self.claim_id)
-            self.queued = False
+        engine = self._engine
+        with engine.leases.alone_for(self.claim):
+            held_here = engine.leases.find(self.claim_id) is not None
+            if engine.leases.leave_to_others(self.claim_id, self):
+                self.queued = False
+                return
+            try:
+                session_id = None if self.ticket else engine.session_id()
+                # What another holds by now, this one has only waited for: all tasks of a run wait for its one claim.
+                engine.store.release(self.claim_id, session_id, unless_held=self.ticket and not held_here)
+            finally:
+                # Should that have failed, the next beat ends what nobody answers for.
+                engine.leases.forget(self.claim_id, self)
+                self.queued = False
 
     def hand_over(self, *, ticket_seconds: float, eligible_after_seconds: float = 0.0) -> str:
         """Leave the waiter as a ticket that keeps its place; whoever steps the claim next adopts it.
@@ -276,7 +300,7 @@ class Steps:
         late = [late for late in self._run_pools.values() if late.queued]
         for waiter in late:  # what was granted meanwhile is the run's already
             self._engine.store.hand_over(waiter.claim_id, self._engine.session_id(), ticket_seconds=ticket_seconds)
-            self._engine.leases.forget(waiter.claim_id)
+            self._engine.leases.forget(waiter.claim_id, waiter)
         if late and not self.queued:
             return self.claim_id
         handed = self._engine.store.hand_over(
@@ -285,23 +309,31 @@ class Steps:
             ticket_seconds=ticket_seconds,
             eligible_after_seconds=eligible_after_seconds,
         )
-        self._engine.leases.forget(self.claim_id)
+        self._engine.leases.forget(self.claim_id, self)
         if not handed:
-            raise LeaseLost(f"{self.claim.label}: the claim was lost before it could be handed over; claim again")
+            raise LeaseLost(f"{self.claim}: the claim was lost before it could be handed over; claim again")
         return self.claim_id
 
     def undo(self) -> None:
-        """Leave nothing behind; the plugins hear that it was withdrawn."""
-        held = self._engine.leases.find(self.claim_id) is not None
-        self.withdraw()
+        """Leave nothing behind; the plugins hear that it was withdrawn. Why it is undone is not hidden by a store that
+        is away: it hears of this at the next beat.
+        """
+        held = self._lease is not None
+        try:
+            self.withdraw()
+        except StoreUnavailable as error:
+            log.warning("%s: withdrawn, which the store hears of at the next beat: %s", self.claim, error)
         if not held:
             self._engine.refused(self.claim, (), "withdrawn", time.monotonic() - self.started_at)
 
     def leave_queue(self) -> None:
         """The wait has ended in an error: nobody comes back for its place, unless it is a ticket's."""
-        if self.ticket or not (self.queued or any(late.queued for late in self._run_pools.values())):
-            return
-        try:
+        if not self.ticket and (self.queued or any(late.queued for late in self._run_pools.values())):
             self.undo()
-        except StoreUnavailable as error:
-            log.warning("%s: withdrawn, which the store hears of at the next beat: %s", self.claim.label, error)
+
+    def go_without_limits(self) -> Lease:
+        """Go on with nothing in hand. Should the store have let it in or queued it, the next beat ends that."""
+        for asked in (self, *self._run_pools.values()):
+            self._engine.leases.forget(asked.claim_id, asked)
+            asked.queued = False
+        return self._engine.without_limits(self.claim)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from penstock.decision import Decision, Granted, Reason, Refused, Waiting
-from penstock.errors import Blocked, ImpossibleClaim, LeaseLost, Skipped, StoreUnavailable, WaitTimeout
+from penstock.errors import Blocked, ImpossibleClaim, LeaseLost, MissingRight, Skipped, StoreUnavailable, WaitTimeout
 from penstock.report import describe
 from penstock.rules import pool_key
 
@@ -60,7 +60,7 @@ class Wait:
                 self._away_since, self._pause_seconds = 0.0, self._engine.settings.poll_min_seconds
             if isinstance(decision, Granted):
                 if self._request.announced and self._request.tell is None:
-                    log.info("%s: slots granted after %.1f s", self._request.claim.label, decision.lease.waited_seconds)
+                    log.info("%s: slots granted after %.1f s", self._request.claim, decision.lease.waited_seconds)
                 return decision.lease
             if isinstance(decision, Refused):
                 self._refuse(decision)
@@ -89,7 +89,7 @@ class Wait:
         until = time.monotonic() + seconds
         while True:
             if cancelled is not None and cancelled.is_set():
-                raise Cancelled(self._request.claim.label)
+                raise Cancelled(str(self._request.claim))
             left = until - time.monotonic()
             if left <= 0 or woken.wait(left if cancelled is None else min(left, CANCELLED_LOOK_SECONDS)):
                 return
@@ -101,7 +101,7 @@ class Wait:
 
     def _refuse(self, refused: Refused) -> None:
         why = "its run was skipped, and stays so" if refused.skipped else self._why(refused.reasons)
-        text = f"{self._request.claim.label}: {why}"
+        text = f"{self._request.claim}: {why}"
         if refused.impossible:
             raise ImpossibleClaim(f"{text}. Ask for less, or raise the limit", refused.reasons)
         raise (Skipped if self._on_blocked == "skip" or refused.skipped else Blocked)(text, refused.reasons)
@@ -129,7 +129,7 @@ class Wait:
         if first:
             request.announced = True
             if request.tell is None:
-                log.info("%s waits: %s", request.claim.label, self._why(reasons))
+                log.info("%s waits: %s", request.claim, self._why(reasons))
             for claim_id in request.places:
                 if links := engine.circle(request.claim, claim_id):
                     log.warning("these wait for each other, none goes on by itself: %s", "; ".join(map(str, links)))
@@ -138,9 +138,11 @@ class Wait:
 
     def _while_away(self, error: StoreUnavailable) -> Lease | float:
         settings, claim = self._engine.settings, self._request.claim
+        if isinstance(error, MissingRight):  # nothing that passes by itself; nor may it mean "unlimited"
+            raise error
         if settings.on_store_error == "run":
-            log.error("%s: the store is away, running WITHOUT LIMITS (on_store_error=run): %s", claim.label, error)
-            return self._engine.without_limits(claim)
+            log.error("%s: the store is away, running WITHOUT LIMITS (on_store_error=run): %s", claim, error)
+            return self._request.go_without_limits()
         now = time.monotonic()
         if not self._away_since:
             self._away_since, self._pause_seconds = now, 0.1
@@ -175,10 +177,10 @@ class Wait:
             try:
                 self._request.withdraw()
             except StoreUnavailable as error:
-                log.warning("%s gives up, which the store hears of later: %s", self._request.claim.label, error)
+                log.warning("%s gives up, which the store hears of later: %s", self._request.claim, error)
             self._engine.refused(self._request.claim, reasons, "timed_out", waited)
             raise WaitTimeout(
-                f"{self._request.claim.label}: no slot within {self._timeout_seconds:g} s ({self._why(reasons)}); "
+                f"{self._request.claim}: no slot within {self._timeout_seconds:g} s ({self._why(reasons)}); "
                 "wait longer, or raise the limit"
             )
         return min(pause, left)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 import time
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("penstock.wakeups")
 IDLE_SECONDS = 10.0
 """How long the thread, and the connection on which it hears, outlive the last waiter."""
+LISTEN_AGAIN_POLLS = 10
+"""Who had no connection to hear on tries again after so many of the longest pauses between polls."""
 HEARD_KEPT = 1000
 """So many claims that were told of before their waiter came are remembered; about others it learns by the next poll."""
 
@@ -46,6 +49,7 @@ class Wakeups:
         self._listener: Listener | None = None
         self._listens_for: str | None = None
         self._listens_since = 0.0
+        self._listen_again_at = math.inf
         self._news = threading.Event()
         self._pause = settings.poll_min_seconds
         self._news_before: set[str] = set()
@@ -146,7 +150,8 @@ class Wakeups:
                     self._thread = None if ours else self._thread
                     listener, self._listener = self._listener, None
                     break
-            if self._listener is not None and self._listens_for != self._session_id():
+            moved = self._listener is not None and self._listens_for != self._session_id()
+            if moved or (self._listener is None and time.monotonic() >= self._listen_again_at):
                 self._close_listener()
                 self._open_listener()
                 self._renew()
@@ -160,8 +165,7 @@ class Wakeups:
                 self._close_listener()
                 time.sleep(self._settings.poll_max_seconds)
                 self._open_listener()
-        if listener is not None:
-            listener.close()
+        self._close(listener)
 
     def _round(self) -> None:
         """Until the next poll is due, wake whom the news concern; then look after everybody."""
@@ -221,14 +225,18 @@ class Wakeups:
             kept[claim_id]()
 
     def _open_listener(self) -> None:
-        session_id = self._session_id()
+        session_id, again_at = self._session_id(), math.inf
         try:
             listener = self._store.listen(session_id)
-        except StoreUnavailable as error:
-            log.warning("no connection to hear of grants, polling instead: %s", error)
-            listener = None
+        except Exception as error:  # the thread must not end: all waiters of the process rely on it
+            if isinstance(error, StoreUnavailable):
+                log.warning("no connection to hear of grants, polling instead: %s", error)
+            else:
+                log.exception("no connection to hear of grants, polling instead")
+            listener, again_at = None, time.monotonic() + LISTEN_AGAIN_POLLS * self._settings.poll_max_seconds
         with self._lock:
             self._listener, self._listens_for, self._listens_since = listener, session_id, time.monotonic()
+            self._listen_again_at = again_at
 
     def _renew(self) -> None:
         """Look at everybody soon: what was told while nobody listened is not heard again."""
@@ -239,5 +247,11 @@ class Wakeups:
     def _close_listener(self) -> None:
         with self._lock:
             listener, self._listener = self._listener, None
-        if listener is not None:
-            listener.close()
+        self._close(listener)
+
+    def _close(self, listener: Listener | None) -> None:
+        try:
+            if listener is not None:
+                listener.close()
+        except Exception:
+            log.exception("the connection to hear of grants could not be closed")

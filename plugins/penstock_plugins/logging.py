@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from penstock.hookspecs import hookimpl
+from penstock.text import shown
 
 if TYPE_CHECKING:
     from penstock.claim import Claim
@@ -49,7 +50,7 @@ class JsonFormatter(logging.Formatter):
 def penstock_waiting(claim: Claim, waiting: Waiting) -> None:
     """INFO: which limits bar the claim."""
     limits = _limits(waiting.reasons)
-    _tell("waiting", "%s waits for %s", claim.label, ", ".join(limits) or "its turn", **_of(claim), limits=limits)
+    _tell("waiting", "%s waits for %s", claim, shown(", ".join(limits)) or "its turn", **_of(claim), limits=limits)
 
 
 @hookimpl(trylast=True)
@@ -59,7 +60,7 @@ def penstock_granted(lease: Lease, waited_seconds: float) -> None:
         return
     waited = round(waited_seconds, 3)
     facts = {**_of(lease.claim), "limits": sorted(lease.fences), "waited_seconds": waited}
-    _tell("granted", "%s granted after %.1f s", lease.claim.label, waited, **facts)
+    _tell("granted", "%s granted after %.1f s", lease.claim, waited, **facts)
 
 
 @hookimpl(trylast=True)
@@ -67,7 +68,7 @@ def penstock_refused(claim: Claim, reasons: Sequence[Reason], why: Why, waited_s
     """INFO: why, and which limits barred the claim."""
     limits = _limits(reasons)
     facts = {**_of(claim), "limits": limits, "why": why, "waited_seconds": round(waited_seconds, 3)}
-    _tell("refused", "%s refused (%s) for %s", claim.label, why, ", ".join(limits) or "no limit", **facts)
+    _tell("refused", "%s refused (%s) for %s", claim, why, shown(", ".join(limits)) or "no limit", **facts)
 
 
 @hookimpl(trylast=True)
@@ -77,7 +78,7 @@ def penstock_released(lease: Lease, held_seconds: float) -> None:
         return
     held = round(held_seconds, 3)
     facts = {**_of(lease.claim), "limits": sorted(lease.fences), "held_seconds": held}
-    _tell("released", "%s released after %.1f s", lease.claim.label, held, **facts)
+    _tell("released", "%s released after %.1f s", lease.claim, held, **facts)
 
 
 @hookimpl(trylast=True)
@@ -85,21 +86,21 @@ def penstock_lost(lease: Lease) -> None:
     """WARNING: its holder may still be at work."""
     held = round(time.monotonic() - lease.granted_at, 3)
     facts = {**_of(lease.claim), "limits": sorted(lease.fences), "held_seconds": held}
-    _tell("lost", "%s lost after %.1f s", lease.claim.label, held, level=logging.WARNING, **facts)
+    _tell("lost", "%s lost after %.1f s", lease.claim, held, level=logging.WARNING, **facts)
 
 
 @hookimpl(trylast=True)
 def penstock_expired(claim: Claim, held_seconds: float | None, reason: str) -> None:
     """INFO, not more: the process that finds it is mostly an innocent one."""
     held = None if held_seconds is None else round(held_seconds, 3)
-    _tell("expired", "%s expired: %s", claim.label, reason, **_of(claim), held_seconds=held, reason=reason)
+    _tell("expired", "%s expired: %s", claim, reason, **_of(claim), held_seconds=held, reason=reason)
 
 
 @hookimpl(trylast=True)
 def penstock_limit_changed(key: str, capacity: int | None) -> None:
     """INFO: the new capacity, None where it is unlimited."""
-    shown = "unlimited" if capacity is None else capacity
-    _tell("limit_changed", "%s is now %s", key, shown, limits=[key], capacity=capacity)
+    number = "unlimited" if capacity is None else capacity
+    _tell("limit_changed", "%s is now %s", shown(key), number, limits=[key], capacity=capacity)
 
 
 def _tell(event: str, text: str, *arguments: object, level: int = logging.INFO, **facts: Any) -> None:

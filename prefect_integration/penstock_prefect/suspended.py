@@ -49,5 +49,5 @@ def keep(engine: Engine, lease: Lease | None, pools: Iterable[str]) -> bool:
         log.error("Penstock: the run's slots could not be kept while it is suspended: %s", error)
         return False
     if kept:
-        log.info("Penstock: %s keeps its slots while it is suspended", lease.claim.label)
+        log.info("Penstock: %s keeps its slots while it is suspended", lease.claim)
     return kept

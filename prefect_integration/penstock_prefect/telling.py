@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.report import describe
 from penstock.rules import LimitKind
+from penstock.text import shown
 
 if TYPE_CHECKING:
     from penstock.decision import Reason
@@ -25,7 +26,8 @@ def line_of_wait(reasons: Sequence[Reason], waited_seconds: float, *, again: boo
 def line_of_grant(lease: Lease, waited_seconds: float | None) -> str:
     """What a lease holds, such as `database#3`; `waited_seconds` None: it was not told of a wait."""
     begun = "Slots granted" if waited_seconds is None else f"Slots granted after waiting {waited_seconds:.1f} s"
-    return f"{begun}: {', '.join(f'{_short(held.limit)}#{held.slot}' for held in lease.slots) or 'nothing to wait for'}"
+    slots = ", ".join(f"{_short(held.limit)}#{held.slot}" for held in lease.slots)
+    return f"{begun}: {shown(slots) or 'nothing to wait for'}"
 
 
 def explanation(label: str, reasons: Sequence[Reason], waited_seconds: float, ended: str | None = None) -> str:
@@ -77,4 +79,4 @@ def _rows(reasons: Sequence[Reason]) -> Iterator[str]:
 
 def _plain(text: str) -> str:
     """Text in a table of Markdown, without what would mean something there."""
-    return "".join(f"\\{sign}" if sign in r"\`*_[]|<>" else sign for sign in text)
+    return "".join(f"\\{sign}" if sign in r"\`*_[]|<>" else sign for sign in shown(text))

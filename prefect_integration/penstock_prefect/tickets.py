@@ -98,6 +98,17 @@ def older_attempt_holds(engine: Engine, claim: Claim) -> bool:
     return run is not None and run.state is ClaimState.HELD and (run.attempt < claim.attempt or _is_in_hand(run))
 
 
+def is_being_begun(engine: Engine, claim: Claim) -> bool:
+    """Whether a process of this very attempt lives that a worker started before: it holds the run's lease and has not
+    begun yet, for then this would be the next attempt.
+    """
+    try:
+        run = engine.store.run_lease(claim.holder or "")
+    except StoreUnavailable:
+        return False  # the claim waits for the store, and then finds out
+    return run is not None and run.state is ClaimState.HELD and run.attempt == claim.attempt and _is_in_hand(run)
+
+
 def is_kept(engine: Engine, claim: Claim) -> bool:
     """Whether the lease that the run had when it was suspended has been kept for this attempt."""
     try:

@@ -99,8 +99,7 @@ class WaitingRun:
                         place = self._queue()
                     await asyncio.sleep(AGAIN_SECONDS)
                 if clock() >= min(began, place.began_at) + timeout and not place.lease.done():
-                    label = self._claim.label
-                    raise WaitTimeout(f"{label}: no slot within {timeout:g} s; wait longer, or raise the limit")
+                    raise WaitTimeout(f"{self._claim}: no slot within {timeout:g} s; wait longer, or raise the limit")
         finally:
             tickets.let_go(engine, place)
 
@@ -122,6 +121,17 @@ class WaitingRun:
         if state is None or state.is_final():
             return "over"
         return "waiting" if state.is_scheduled() and state.name in OURS else "taken"
+
+    async def is_pending(self) -> bool:
+        """Whether it is still to be begun by whoever is the first; so too where the API does not say."""
+        try:
+            state = (await self._worker.client.read_flow_run(self._flow_run.id)).state
+        except ObjectNotFound:
+            return False
+        except httpx.HTTPError as error:
+            self._logger.warning("Penstock: the API does not say how the run stands: %s", error)
+            return True
+        return state is not None and bool(state.is_pending())
 
     async def put_off(self) -> bool:
         """Show that it waits, and what for. False when it is not to run any more."""

@@ -83,6 +83,8 @@ class LimitedRuns(Worker):  # type: ignore[misc]  # see above
             older[1].cancel()  # its ticket stays, and is ours now
             await asyncio.gather(older[1], return_exceptions=True)
         waiting = WaitingRun(self, engine, flow_run, claim, limits)
+        if await self._is_begun_elsewhere(engine, claim, waiting):
+            return _not_started(task_status)
         try:
             asked = await self._ask(engine, claim, limits, resumed=suspended.is_resuming(flow_run))
         except (Skipped, Blocked, ImpossibleClaim) as error:
@@ -133,12 +135,25 @@ class LimitedRuns(Worker):  # type: ignore[misc]  # see above
         )
         return claims.run_claim(facts, limits, deployment_name)[0], limits
 
+    async def _is_begun_elsewhere(self, engine: Engine, claim: Claim, waiting: WaitingRun) -> bool:
+        """Whether a process of this attempt that was started before has begun it, once that is known: a run that was
+        declared crashed while it was prepared, and scheduled again, has one.
+
+        That process asks the API when to begin. The run stays Pending for it meanwhile: put off, it would wait for a
+        process that waits for the run's time.
+        """
+        while await engine.off_loop(partial(tickets.is_being_begun, engine, claim)):
+            if not await waiting.is_pending():
+                return True
+            await asyncio.sleep(engine.settings.poll_max_seconds)
+        return False
+
     async def _ask(self, engine: Engine, claim: Claim, limits: Limits, *, resumed: bool) -> Lease | tickets.Place:
         """The lease; or what goes on waiting for its ticket."""
         kept = resumed and await engine.off_loop(partial(tickets.is_kept, engine, claim))
         if kept or limits.on_blocked != "wait":
             if not kept and await tickets.blocked_by_older(engine, claim):
-                raise (Skipped if limits.on_blocked == "skip" else Blocked)(f"{claim.label}: {tickets.OLDER_HOLDS}", ())
+                raise (Skipped if limits.on_blocked == "skip" else Blocked)(f"{claim}: {tickets.OLDER_HOLDS}", ())
             lease = await engine.request(claim, probed=not self.runs_join).acquire_async(limits.on_blocked)
             if not self.runs_join:
                 lease.hand_over(seconds=engine.settings.run_probe_seconds)

@@ -23,7 +23,16 @@ from servers import fresh_database, missing
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 
-AUTHORS_DAG_IDS = ["blocked", "exclusive", "in_rooms", "of_a_team_1", "of_a_team_2", "own_pools", "said_of_tasks"]
+AUTHORS_DAG_IDS = [
+    "blocked",
+    "exclusive",
+    "hostile",
+    "in_rooms",
+    "of_a_team_1",
+    "of_a_team_2",
+    "own_pools",
+    "said_of_tasks",
+]
 DAG_IDS = [
     *AUTHORS_DAG_IDS,
     "filled",
@@ -35,6 +44,7 @@ DAG_IDS = [
     "live_empty",
     "outcomes",
     "runs",
+    "shared",
     "thirty_defer",
     "withdrawn",
     "within",
@@ -131,23 +141,27 @@ def started_host(
             deployment="tests",
             metadata_url=metadata_url,
             environment=settings,
+            users={"ada": "admin", "vera": "viewer"},
         ) as host,
     ):
         end_idle_transactions(metadata_url)
         host.start(dag_ids)
         if CELERY:
             host.processes.start("celery-worker", [Path(sys.executable).with_name("airflow"), "celery", "worker"])
-        for pool in ("api", "database", "narrow"):
+        for pool in ("api", "database", "narrow", "shared"):
             host.create_pool(pool, 16)  # wide: it is Penstock that limits
         yield host
 
 
 def end_idle_transactions(url: str) -> None:
-    """Have this PostgreSQL database end each connection whose transaction idles for 20 s."""
+    """Have this PostgreSQL database end each connection whose transaction idles for 40 s.
+
+    Not sooner: of a server that hardly runs among the first thirty tasks, all did for 20 s.
+    """
     engine = create_engine(url)
     with engine.begin() as connection:
         name = make_url(url).database
-        connection.execute(text(f"ALTER DATABASE {name} SET idle_in_transaction_session_timeout = '20s'"))
+        connection.execute(text(f"ALTER DATABASE {name} SET idle_in_transaction_session_timeout = '40s'"))
     engine.dispose()
 
 

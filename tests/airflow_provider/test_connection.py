@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import traceback
 from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
@@ -142,3 +143,23 @@ def test_the_form_fits_airflows_schema_and_3_1_is_told_the_same(hook: Any, monke
     assert widgets.keys() == CONNECTION_TYPE["conn-fields"].keys()
     assert widgets["backend"]["validators"] == [list(connections.BACKENDS)]
     assert widgets["backend"]["default"] == "postgresql"
+
+
+@pytest.mark.parametrize("options", ["", "sslmode=verify-full&sslrootcert=/nowhere", "password=p%40ss%2Fw%3Ard%25"])
+def test_a_store_that_is_away_is_told_without_the_password(
+    options: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from penstock_airflow.hook import PenstockHook
+
+    value = {"conn_type": "penstock", "host": "127.0.0.1", "port": 1, "schema": "limits", "login": "me"}
+    password = {} if "password" in options else {"password": SECRET}
+    monkeypatch.setenv("AIRFLOW_CONN_LIMITS", json.dumps({**value, **password, "extra": {"options": options}}))
+    caplog.set_level("DEBUG")
+    good, message = PenstockHook("limits").test_connection()
+    assert not good
+    with pytest.raises(StoreUnavailable) as away, PenstockHook("limits").get_conn() as engine:
+        engine.snapshot()
+    told = "".join(traceback.format_exception(away.value))
+    for text in (message, told, caplog.text):
+        assert SECRET not in text
+        assert "p%40ss" not in text

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from penstock.diagnosis import State
-from penstock_airflow import asking, compatibility, diagnosis, installation
+from penstock_airflow import asking, compatibility, diagnosis, installation, page
 from penstock_airflow.asking import Triggerers
 
 
@@ -28,7 +28,7 @@ def parts() -> dict[str, Any]:
 def test_all_are_found() -> None:
     found = parts()
     assert {name: part.state for name, part in found.items()} == dict.fromkeys(found, State.OK)
-    assert len(found) == 9
+    assert len(found) == 10
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,8 @@ def test_all_are_found() -> None:
             State.WARNING,
             "not loaded (no module x)",
         ),
+        ("mounted", {"/other"}, "page", State.WARNING, "not mounted: Airflow has not loaded it"),
+        ("missing", ["jinja2"], "page", State.WARNING, "not in the menu: jinja2 cannot be imported"),
         (
             "triggerers",
             Triggerers(0, 0),
@@ -64,7 +66,8 @@ def test_all_are_found() -> None:
 def test_what_is_not_sound(
     monkeypatch: pytest.MonkeyPatch, name: str, answer: Any, part: str, state: State, detail: str
 ) -> None:
-    monkeypatch.setattr(asking if hasattr(asking, name) else compatibility, name, lambda: answer)
+    asked = next(module for module in (asking, page, compatibility) if hasattr(module, name))
+    monkeypatch.setattr(asked, name, lambda: answer)
     found = parts()[part]
     assert (found.state, found.detail[: len(detail)]) == (state, detail)
     assert found.remedy
@@ -83,7 +86,7 @@ def test_what_cannot_be_looked_at_hides_no_other(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(compatibility, "policies", broken)
     monkeypatch.setattr(asking, "triggerers", broken)
     found = parts()
-    assert len(found) == 9
+    assert len(found) == 10
     assert (found["policy"].state, found["policy"].detail) == (
         State.FAULT,
         "cannot be looked at: RuntimeError: no database here",
@@ -121,3 +124,11 @@ def test_without_a_store_it_is_inactive(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(asking, "triggerers", lambda: Triggerers(0, 0))
     found = parts()
     assert (found["policy"].state, found["triggerer"].state) == (State.INACTIVE, State.INACTIVE)
+
+
+def test_a_page_that_is_switched_off_is_inactive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__PENSTOCK__PAGE", "False")
+    assert (parts()["page"].state, parts()["page"].detail) == (State.INACTIVE, "switched off by [penstock] page")
+    monkeypatch.setenv("AIRFLOW__PENSTOCK__PAGE", "perhaps")
+    assert parts()["page"].state is State.FAULT
+    assert "[penstock] page: 'perhaps' found; True or False is expected" in parts()["page"].detail

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hostile import NO_TEMPLATES, usable
 from intervals import Interval, most_at_once, most_held
+from penstock.claim import encode_part
 from penstock.demo.airflow_host import AirflowHost
 from penstock.engine import Engine
 from penstock.report import op_pools
+from penstock.rules import pool_key
 from penstock.store.contract import Event
 
 # What an author says does not depend on the kind of store.
@@ -33,6 +36,7 @@ RUNS: dict[tuple[str, str], dict[str, Any]] = {
     ("in_rooms", "2"): {},
     ("own_pools", "1"): {},
     ("own_pools", "2"): {},
+    ("hostile", "1"): {},
 }
 LIMITS = {
     "pools": {
@@ -45,6 +49,9 @@ LIMITS = {
             {"key": "team", "value": "analytics", "limit": 1},
             {"key": "airflow/backfill_id", "value": {"applyLimitPerUniqueValue": True}, "limit": 1},
         ],
+    },
+    "ops": {
+        "tag_concurrency_limits": [{"key": "text", "value": {"applyLimitPerUniqueValue": True}, "limit": 1}],
     },
 }
 BACKFILL = ["backfill", "create", "--dag-id", "filled", "--from-date", "2021-01-01", "--to-date", "2022-01-02"]
@@ -131,6 +138,14 @@ def test_each_mapped_index_has_the_pool_of_its_argument(recorded: Recorded, engi
     assert most_at_once(recorded["table_t1"]) == 1
     grants = Counter(key for keys in taken(engine, "said_of_tasks", by_runs=False) for key in keys)
     assert (grants["pool:table_t1"], grants["pool:table_t2"]) == (2, 1)
+
+
+def test_an_argument_that_means_something_elsewhere_is_only_a_name(recorded: Recorded, engine: Engine) -> None:
+    """To a template, a database, a terminal: what the template of a pool and of a tag put in stays as it is."""
+    for text in NO_TEMPLATES:
+        assert len(recorded[f"hostile {text}"]) == 1
+    found = [(pool, tag.partition(":text=")[2]) for pool, tag in taken(engine, "hostile", by_runs=False)]
+    assert sorted(found) == sorted((pool_key(usable(text)), f"*:{encode_part(text)}") for text in NO_TEMPLATES)
 
 
 def test_the_pool_of_a_group_counts_for_each_task_in_it(recorded: Recorded) -> None:

@@ -110,6 +110,7 @@ def ran(started_host: AirflowHost, limits: None, engine: Engine, intervals_folde
             host.wait_for_runs(dag_id, [RUN_ID], seconds=180, expected=end)
         host.wait_for_runs("way_skipped_run", ["skipped"], seconds=60)
         host.processes.wait_for("it is over", lambda: exempt.poll() is not None, seconds=120)
+        assert exempt.returncode == 0, host.processes.tail("exempt", lines=100)
         host.processes.wait_for("the slots are back", lambda: not _runs_that_hold(engine), seconds=60)
     tasks = {dag_id: host.task_instances(dag_id, RUN_ID) for dag_id in ENDS}
     tasks["skipped"] = host.task_instances("way_skipped_run", "skipped")

@@ -181,7 +181,6 @@ def _with_wrong_urls(story: Story, second: AirflowHost) -> None:
 
 def _beside_another(story: Story, second: AirflowHost, first: AirflowHost, engine: Engine, folder: Path) -> None:
     runs = [f"both_{number}" for number in range(4)]
-    first.create_pool("shared", 16)
     for run_id in runs:
         for host in (first, second):
             host.trigger("shared", run_id, {"name": "both", "seconds": 4})

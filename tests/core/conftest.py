@@ -19,6 +19,11 @@ __all__ = ["migrated", "store_url"]
 KINDS = ["memory", *SQL_KINDS]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes minutes goes first: beside it there is time for everything else."""
+    items.sort(key=lambda item: "/test_state_machine.py" not in item.nodeid)
+
+
 @pytest.fixture(params=KINDS)
 def store_kind(request: pytest.FixtureRequest) -> str:
     """Which store a test runs on; tests that need real processes narrow it to the SQL ones."""

@@ -17,6 +17,7 @@ from penstock.engine import Engine
 from penstock.errors import ConfigChanged, StoreUnavailable
 from penstock.store.contract import ClaimRow, ClaimState, Event, Owner, Result
 from penstock.store.database import again_if_undone
+from situations import until
 
 SECOND = 1_000_000
 Configure = Callable[..., None]
@@ -427,6 +428,15 @@ def test_acquire_is_idempotent_and_a_tombstone_is_never_granted(
     assert held(engine, "pool:a") == 0
 
 
+def state_of(store: Any, claim_id: str) -> ClaimState:
+    return next(row.state for row in store.snapshot().claims if row.claim.claim_id == claim_id)
+
+
+def swept(store: Any) -> bool:
+    store.sweep()
+    return True
+
+
 def test_an_unacknowledged_grant_is_parked_and_comes_back_with_its_rank(
     store: Any, new_engine: NewEngine, configure: Configure
 ) -> None:
@@ -438,10 +448,9 @@ def test_an_unacknowledged_grant_is_parked_and_comes_back_with_its_rank(
     second = engine.request(engine.claim("a"))
     second.step()
     holder.release()
+    until(lambda: state_of(store, slow.claim_id) is ClaimState.GRANTED)  # by this pass, or one of a process that beats
     store.clock_shift += 3 * SECOND
-    store.sweep()
-    states = {row.claim.claim_id: row.state for row in store.snapshot().claims}
-    assert states[slow.claim_id] is ClaimState.PARKED
+    until(lambda: swept(store) and state_of(store, slow.claim_id) is ClaimState.PARKED)
     granted = second.step()
     assert isinstance(granted, Granted)
     third = engine.request(engine.claim("a"))
@@ -450,6 +459,36 @@ def test_an_unacknowledged_grant_is_parked_and_comes_back_with_its_rank(
     granted.lease.release()
     assert isinstance(third.step(), Waiting)
     assert isinstance(slow.step(), Granted)
+
+
+def parked_after(new_engine: NewEngine, waited: int, late: int) -> bool:
+    """Whether a waiter that was granted after so many µs, and has said nothing for so many more, has been parked."""
+    engine, silent = new_engine(), new_engine()
+    holder = engine.acquire(engine.claim("a"))
+    waiter = silent.request(silent.claim("a"))
+    waiter.step()
+    engine.store.clock_shift += waited
+    holder.release()
+    until(lambda: state_of(engine.store, waiter.claim_id) is ClaimState.GRANTED)
+    engine.store.clock_shift += late
+    engine.store.sweep()
+    return state_of(engine.store, waiter.claim_id) is ClaimState.PARKED
+
+
+@pytest.mark.parametrize(
+    ("waited", "late", "parked"),
+    [
+        (0, 1_900_000, True),  # half a second, whoever is granted at once
+        (1 * SECOND, 1_900_000, True),  # and half of what was waited: so seldom may it look by then
+        (20 * SECOND, 700_000, False),
+        (20 * SECOND, 2_200_000, True),  # 2 s at most
+    ],
+)
+def test_a_grant_may_go_unacknowledged_for_the_longer_the_longer_it_was_waited_for(
+    store: Any, new_engine: NewEngine, configure: Configure, waited: int, late: int, parked: bool
+) -> None:
+    configure(pools={"limits": {"a": 1}})
+    assert parked_after(new_engine, waited, late) is parked
 
 
 def test_a_ticket_ends_at_its_deadline(store: Any, engine: Engine, configure: Configure) -> None:

@@ -115,7 +115,7 @@ def test_every_command_prints_what_the_page_shows(terminal: Shell, tmp_path: Pat
 
 def test_the_page_has_every_command() -> None:
     typed = " ".join(example.command for example in examples(COMMAND_LINE))
-    for name in COMMANDS.keys() - {"demo"}:  # which the README shows, and a test of its own runs
+    for name in COMMANDS.keys() - {"demo", "ui"}:  # which the README and web.md show, and tests of their own run
         assert f"penstock {name}" in typed
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,9 @@ from penstock import LeaseLost
 from penstock.decision import Granted, Waiting
 from penstock.engine import Engine
 from penstock.errors import StoreUnavailable, WaitTimeout
+from penstock.hookspecs import hookimpl
 from penstock.settings import Settings
+from penstock.store import reaping
 from penstock.store.contract import ClaimState
 from situations import held, until
 
@@ -182,3 +185,167 @@ def test_a_wait_that_times_out_while_the_store_is_away_says_so(
             request.acquire(wait_timeout_seconds=0.1)
     held.release()
     assert request.claim_id not in engine.leases.known()
+
+
+@pytest.mark.parametrize("store_kind", ["sqlite", "postgresql", "mariadb"], indirect=True)
+def test_a_clock_that_is_set_between_a_sweeps_look_and_its_reaping_costs_nobody_a_lease(
+    store: Any, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticket = engine.acquire(engine.claim("a", run_id="r", op_id="o"))
+    ticket.hand_over(seconds=1)
+    lease = engine.acquire(engine.claim("b"))
+    store.clock_shift += 2 * SECOND  # there is something to reap
+    look = store._look_for_dead
+
+    def look_and_jump() -> Any:
+        seen = look()
+        store.clock_shift += 3600 * SECOND
+        return seen
+
+    look()
+    monkeypatch.setattr(store, "_look_for_dead", look_and_jump)
+    store.sweep()
+    assert {row.claim.claim_id for row in store.snapshot().claims} >= {lease.claim_id}
+    assert not lease.lost
+
+
+@pytest.mark.parametrize("store_kind", ["sqlite", "postgresql", "mariadb"], indirect=True)
+def test_a_clock_that_is_set_ahead_ends_nobodys_wait(
+    store: Any, engine: Engine, configure: Callable[..., None]
+) -> None:
+    """What the store's clock said of the wait counted: its time was up an hour early."""
+    configure(pools={"limits": {"a": 1}})
+    held, request = engine.acquire(engine.claim("a")), engine.request(engine.claim("a"))
+    assert request.acquire_within(0.0, wait_timeout_seconds=600) is None
+    store.clock_shift += 3600 * SECOND
+    assert request.acquire_within(0.0, wait_timeout_seconds=600) is None
+    held.release()
+    lease = request.acquire(wait_timeout_seconds=600)
+    assert lease.waited_seconds < 600
+    lease.release()
+
+
+@pytest.mark.parametrize("store_kind", ["sqlite", "postgresql", "mariadb"], indirect=True)
+@pytest.mark.parametrize("ticket", [False, True])
+def test_what_was_written_while_the_clock_was_wrong_for_a_moment_is_not_reaped(
+    store: Any, engine: Engine, ticket: bool
+) -> None:
+    """Whoever looked before and after saw no jump, and ended the leases of those that beat in between."""
+    lease = engine.acquire(engine.claim("a", run_id="r", op_id="o"))
+    engine._session._stop.set()  # its looks would see the jump
+    store.sweep()
+    store.clock_shift -= 3600 * SECOND
+    if ticket:
+        lease.hand_over(seconds=60)
+    else:
+        assert store.beat(lease.session_id, engine.leases.known)
+    store.clock_shift += 3600 * SECOND
+    for _ in range(3):
+        assert store.sweep().expired == ()
+    assert [row.claim.claim_id for row in store.snapshot().claims] == [lease.claim_id]
+
+
+def test_a_slot_whose_grant_nobody_heard_of_is_freed_though_its_claim_went_on_without_limits(
+    store: Any, new_engine: Callable[..., Engine], configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under on_store_error=run the claim went on, and the process kept its slot alive as long as it lived."""
+    configure(pools={"limits": {"a": 1}})
+    engine = new_engine(settings=Settings(on_store_error="run"))
+    acquire = store.acquire
+
+    def cut_off(*arguments: Any, **named: Any) -> None:
+        acquire(*arguments, **named)
+        raise StoreUnavailable("the answer is lost")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "acquire", cut_off)
+        lease = engine.acquire(engine.claim("a"))
+    assert lease.unlimited
+    assert held(engine, "pool:a") == 1
+    lease.release()
+    assert store.beat(engine.session_id(), engine.leases.known)
+    assert held(engine, "pool:a") == 0
+
+
+def test_an_interrupt_is_not_taken_for_a_store_that_is_away(
+    engine: Engine, configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C came out of the wait as StoreUnavailable, which whoever tries again takes for a reason to do so."""
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    def away(*_: Any, **__: Any) -> None:
+        raise StoreUnavailable("cut off")
+
+    configure(pools={"limits": {"a": 1}})
+    lease = engine.acquire(engine.claim("a"))
+    request = engine.request(engine.claim("a"))
+    with monkeypatch.context() as patched:
+        patched.setattr("penstock.waiting.Wait.pause", interrupted)
+        patched.setattr(engine.store, "release", away)
+        with pytest.raises(KeyboardInterrupt):
+            request.acquire()
+    assert request.claim_id not in engine.leases.known()
+    lease.release()
+
+
+def test_the_plugins_hear_of_a_loss_that_the_holder_has_seen_first(new_engine: Callable[..., Engine]) -> None:
+    """Who looks at `lease.lost` in a loop sees it some tenths of a second before the process's own watch."""
+
+    lost: list[Any] = []
+
+    class Listener:
+        @hookimpl
+        def penstock_lost(self, lease: Any) -> None:
+            lost.append(lease)
+
+    engine = new_engine(Listener())
+    lease = engine.acquire(engine.claim("a"))
+    engine._session._good_at -= 10**6
+    assert lease.lost
+    engine.session_is_gone(engine.session_id())
+    until(lambda: bool(lost))
+    assert lost == [lease]
+
+
+def test_nothing_is_asked_of_the_store_on_the_event_loop(
+    engine: Engine, configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Why a ticket waits was read on the loop when its time was up before it had been told: all else stood still."""
+    configure(pools={"limits": {"a": 1}})
+    lease, threads, reasons = engine.acquire(engine.claim("a")), list[int](), engine.store.reasons
+
+    def noted(claim_id: str) -> Any:
+        threads.append(threading.get_ident())
+        return reasons(claim_id)
+
+    monkeypatch.setattr(engine.store, "reasons", noted)
+    request = engine.request(engine.claim("a"), ticket=True)
+    assert asyncio.run(request.acquire_ticket_async(0.01)) is None
+    assert threads
+    assert threading.get_ident() not in threads
+    request.withdraw()
+    lease.release()
+
+
+@pytest.mark.parametrize("store_kind", ["sqlite", "postgresql", "mariadb"], indirect=True)
+def test_more_dead_than_one_statement_names_are_all_ended_at_once(
+    store: Any, new_engine: Callable[..., Engine], configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With runs before their late pools, which go with them though another statement finds them."""
+    monkeypatch.setattr(reaping, "AT_ONCE", 2)
+    configure(pools={"limits": {"a": 5, "late": {"limit": 3, "granularity": "run"}}})
+    dead = new_engine()
+    ops = [dead.acquire(dead.claim("a")) for _ in range(5)]
+    runs = [dead.acquire(dead.run_claim(f"r{number}")) for number in range(3)]
+    for run in runs:
+        dead.acquire(dead.claim("late", run_id=run.claim.run_id, op_id="o", in_run=True))
+    assert held(dead, "pool:late") == 3
+    dead._session._stop.set()  # no beat goes out any more
+    store.clock_shift += 40 * SECOND
+    store._jumps = reaping.ClockJumps()  # time went on, no clock was set
+    ended = {one.claim.claim_id for one in store.sweep().expired}
+    assert ended >= {lease.claim_id for lease in [*ops, *runs]}
+    assert not store.snapshot().claims
+    assert not any(row.held for row in store.limit_rows())

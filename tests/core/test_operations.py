@@ -21,7 +21,6 @@ from servers import fresh_database
 from situations import until
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ProgrammingError
 
 MICRO = 1_000_000
 
@@ -110,22 +109,6 @@ def own_database(postgresql_url: str) -> Iterator[str]:
         store.upgrade()
         store.close()
         yield url
-
-
-def test_the_rights_that_the_page_grants_are_enough(own_database: str) -> None:
-    role = f"penstock_client_{uuid.uuid4().hex[:8]}"
-    execute(own_database, [f"CREATE ROLE {role}"])
-    try:
-        granted = [statement.replace("penstock_client", role) for statement in statements("GRANT SELECT")]
-        execute(own_database, granted)
-        url = make_url(own_database).update_query_dict({"options": f"-crole={role}"}).render_as_string(False)
-        with penstock.connect(url) as engine, engine.hold("a"):
-            assert engine.try_acquire(engine.claim("a"))
-            assert engine.janitor.prune() == {"history": 0, "limits": 0}
-        with pytest.raises(ProgrammingError, match="must be owner"):
-            execute(url, ["DROP TABLE penstock_member"])
-    finally:
-        execute(own_database, [f"DROP OWNED BY {role}", f"DROP ROLE {role}"])
 
 
 def test_a_schema_of_its_own(own_database: str) -> None:

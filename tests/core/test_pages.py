@@ -22,6 +22,9 @@ from pages_read import (
     PAGES,
     RECIPES,
     ROOT,
+    SECURITY,
+    SOAK,
+    WEB,
     blocks,
     rows,
     said,
@@ -44,7 +47,15 @@ from penstock.wakeups import IDLE_SECONDS
 from penstock.yaml_lines import MAX_DEPTH, MAX_NODES
 from penstock_plugins.dagster import run_tags
 
-LINKED = [*PAGES, RECIPES, FAULTS, *(ROOT / name for name in ("README.md", "tests/README.md", "CHANGELOG.md"))]
+LINKED = [
+    *PAGES,
+    RECIPES,
+    FAULTS,
+    SECURITY,
+    SOAK,
+    WEB,
+    *(ROOT / name for name in ("README.md", "tests/README.md", "CHANGELOG.md")),
+]
 
 
 # -- links -------------------------------------------------------------------------------------------------------------
@@ -70,7 +81,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_the_first_page_leads_to_all_others() -> None:
     readme = (ROOT / "README.md").read_text()
-    for page in [*PAGES, RECIPES, ROOT / "tests" / "README.md"]:
+    for page in [*PAGES, RECIPES, SECURITY, WEB, ROOT / "tests" / "README.md"]:
         assert f"]({page.relative_to(ROOT)})" in readme
 
 
@@ -285,7 +296,8 @@ FIGURES: dict[Path, list[str]] = {
         f"Ended ones stay {TIMES.tombstone_seconds / 60:g} minutes",
         f"for locked rows, {TIMES.lock_seconds:g} s at most",
         f"{granting.GRANTS_PER_PASS} at most in one transaction",
-        f"One with a process has {TIMES.acknowledge_seconds:g} s",
+        f"One with a process has {TIMES.acknowledge_least_seconds:g} s and half as long as it has waited, "
+        f"{TIMES.acknowledge_seconds:g} s at most",
         f"a ticket (see below) {TIMES.acknowledge_ticket_seconds:g} s",
         f"{asking.PRIORITY_STEP // MICRO} s`, the bonus",
         f"that come within {2 * asking.PRIORITY_BOUND // MICRO // 3600} h after it",
@@ -311,7 +323,8 @@ FIGURES: dict[Path, list[str]] = {
         f"Limits are whole numbers from 0 to {CAPACITY_MAX}",
         f"1 to {NAME_MAX_CHARACTERS} characters",
         f"{MAX_CHARACTERS:,} characters, {MAX_NODES:,} values or {MAX_DEPTH} levels".replace(",0", " 0"),
-        f"given away, {GRACE:g} s; the time to acknowledge a grant, {TIMES.acknowledge_seconds:g} s",
+        f"given away, {GRACE:g} s; the time to acknowledge a grant, ",
+        f"a grant, {TIMES.acknowledge_least_seconds:g} to {TIMES.acknowledge_seconds:g} s, for tickets",
         f"for tickets {TIMES.acknowledge_ticket_seconds:g} s",
         f"ended claims are remembered for {TIMES.tombstone_seconds:g} s",
         f"the longest wait for a lock, {TIMES.lock_seconds:g} s",

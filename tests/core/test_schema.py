@@ -37,6 +37,8 @@ def store_url(store_kind: str, tmp_path: Path, request: pytest.FixtureRequest) -
 
 def test_the_migrations_make_the_tables(store: SqlStore, store_kind: str) -> None:
     def ours(_object: Any, name: str | None, kind: str, *_: object) -> bool:
+        if kind == "index" and name == "penstock_claim_run":  # Alembic does not heed that MariaDB has none
+            return store_kind != "mariadb"
         return kind != "table" or (name or "").startswith("penstock_")
 
     with create_engine(store._given).connect() as connection:
@@ -46,6 +48,22 @@ def test_the_migrations_make_the_tables(store: SqlStore, store_kind: str) -> Non
         assert compare_metadata(context, metadata) == []
         script = ScriptDirectory.from_config(migrations.configuration(connection))
         assert script.get_current_head() == REVISION == store.schema_revision()
+
+
+def test_an_upgrade_is_not_cut_off_while_the_machine_does_not_let_it_run(store: SqlStore, store_kind: str) -> None:
+    """The server ended it as it ends a claim that stands still inside its transaction, for a second."""
+    bound = {
+        "sqlite": "SELECT 0",
+        "postgresql": "SELECT setting::int / 1000 FROM pg_settings WHERE name = 'idle_in_transaction_session_timeout'",
+        "mariadb": "SELECT @@SESSION.idle_transaction_timeout",
+    }[store_kind]
+    with store._connection() as connection:
+        usual = connection.exec_driver_sql(bound).scalar_one()
+        assert usual == (0 if store_kind == "sqlite" else 1)
+        with store.dialect.upgrading(connection):
+            assert connection.exec_driver_sql(bound).scalar_one() in (0, 3600)
+    with store._connection() as connection:
+        assert connection.exec_driver_sql(bound).scalar_one() == usual
 
 
 def test_a_newer_schema_is_refused(store: SqlStore) -> None:

@@ -5,13 +5,20 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import pytest
 from penstock.engine import Engine
 from penstock.errors import StoreUnavailable
 from penstock.hooks import plugin_manager
 from penstock.settings import Settings
+from penstock.store.forking import ForkGate
+from penstock.store.granting import Batch
 from penstock.store.memory import MemoryStore
+from penstock.store.sql import SqlStore
+from situations import until
 
 
 class Unreachable(MemoryStore):
@@ -70,3 +77,95 @@ def test_a_forked_child_starts_clean(store: Any, new_engine: Any) -> None:
     assert os.read(reads, 1) == b"1"
     assert not lease.lost
     lease.release()
+
+
+class Crowded(SqlStore):
+    """A store that is slow, and where others come and go so fast that a grant pass always finds somebody."""
+
+    beats, crowded = 0, False
+
+    def _grant_batch(self) -> Batch | None:
+        if not self.crowded:
+            return super()._grant_batch()
+        time.sleep(0.05)
+        return Batch(["somebody else's"])
+
+    def beat(self, session_id: str, known: Any) -> bool:
+        self.beats += 1
+        return super().beat(session_id, known)
+
+
+def test_a_beat_does_not_wait_until_nobody_is_left_to_be_granted(tmp_path: Path) -> None:
+    store = Crowded(f"sqlite:///{tmp_path / 'penstock.db'}")
+    store.check_schema()
+    engine = Engine(store, settings=Settings(session_ttl_seconds=2.0), plugins=plugin_manager())
+    with engine.hold("a") as lease:
+        store.crowded = True
+        store.dialect.look = lambda _: True  # type: ignore[method-assign]
+        before = store.beats
+        until(lambda: lease.lost or store.beats >= before + 4)
+        assert not lease.lost
+        store.crowded = False
+        del store.dialect.look
+    engine.close()
+
+
+def in_a_child(ask: Callable[[], object]) -> str:
+    """What it says there; "" where it cannot."""
+    reads, writes = os.pipe()
+    if (pid := os.fork()) == 0:
+        try:
+            os.write(writes, str(ask()).encode())
+        finally:
+            os._exit(0)
+    os.close(writes)
+    os.waitpid(pid, 0)
+    with os.fdopen(reads) as answer:
+        return answer.read()
+
+
+def test_a_forked_child_has_nothing_of_its_parents_before_it_asks(store: Any, new_engine: Any) -> None:
+    """Of two threads that asked first there, one could still find its parent's session, and claim under that."""
+    engine = new_engine()
+    lease = engine.acquire(engine.claim("a"))
+    assert in_a_child(lambda: (engine.leases.known(), engine._session.current, lease.lost)) == "(set(), None, True)"
+    assert not lease.lost
+    lease.release()
+
+
+@pytest.mark.parametrize("store_kind", ["postgresql", "mariadb"])
+def test_a_forked_child_that_only_looks_has_a_connection_of_its_own(store_kind: str, store: Any, engine: Any) -> None:
+    """It read the answers to its parent's questions: only who claimed there got connections of its own."""
+
+    def connection() -> object:
+        engine.reasons("none")
+        with store.cursor() as cursor:
+            cursor.execute("SELECT pg_backend_pid()" if store_kind == "postgresql" else "SELECT connection_id()")
+            (found,) = cursor.fetchone()
+            cursor.connection.rollback()
+        return found
+
+    mine = str(connection())
+    assert mine == str(connection())
+    assert in_a_child(connection) not in (mine, "")
+
+
+def test_of_two_forks_at_once_none_finds_an_open_file() -> None:
+    """The first that was through let everybody in again, while the second had not forked yet."""
+    gate, inside = ForkGate(lambda: None), threading.Event()
+
+    def enter() -> None:
+        with gate:
+            inside.set()
+
+    gate.shut()
+    gate.shut()
+    gate.open()
+    thread = threading.Thread(target=enter)
+    thread.start()
+    try:
+        assert not inside.wait(0.2)
+    finally:
+        gate.open()
+    assert inside.wait(30)
+    thread.join(30)

@@ -1,4 +1,6 @@
-"""`python tests/faults`: write the table and the plot of core/docs/faults.md anew from what the last runs kept."""
+"""`python tests/faults`: write the table and the plot of core/docs/faults.md anew from what the last runs kept.
+
+A row stays until its test is run again, so each says when it was taken."""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from faults.record import FAULTS, RESULTS, ROOT, Row, markdown_table, read
+from faults.record import FAULTS, LAST_RUN, RESULTS, ROOT, Row, markdown_table, merged, read, write
 
 PAGE = ROOT / "core" / "docs" / "faults.md"
 PLOT = PAGE.with_suffix(".svg")
@@ -25,9 +27,10 @@ LEAST, MOST = 0.01, 3.0
 
 def main() -> None:
     """Write the page's part between the marks, and the plot."""
-    rows = read()
-    if not rows:
+    if not (new := read(RESULTS)):
         sys.exit(f"{RESULTS}: no figures there; run `pytest tests/faults` first")
+    rows = merged(read(LAST_RUN), new)
+    write(LAST_RUN, rows)
     text = PAGE.read_text()
     part = f"{BEGIN}\n{dates(rows)}\n\n{markdown_table(rows)}\n{END}"
     written, times = re.subn(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: part, text, flags=re.DOTALL)

@@ -38,7 +38,7 @@ def recorder(tables: list[str]) -> Iterator[Recorder]:
 def record_on(recorder: Recorder, request: pytest.FixtureRequest) -> Callable[[str, str], Record]:
     """What notes this test's figures on a store of that kind at that URL. The fault is the one of the file's name."""
     fault = request.path.stem.split("_")[1].upper().replace("B", "b")
-    return lambda kind, url: recorder.on(fault, kind, url)
+    return lambda kind, url: recorder.on(fault, kind, url, request.node.name)
 
 
 @pytest.fixture

@@ -15,6 +15,9 @@ from penstock.store.sql import SqlStore
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "build" / "faults" / "results.json"
+"""What the runs of this checkout found."""
+LAST_RUN = ROOT / "tests" / "faults" / "last_run.json"
+"""What is on the page."""
 LONG = os.environ.get("PENSTOCK_TEST_FAULTS") == "all"
 """Whether each fault comes as often as its bar says; else a few times."""
 FAULTS = {
@@ -35,12 +38,15 @@ FAULTS = {
     "T15": "live changes under load",
     "T16": "no connection, no disk, read-only",
 }
-HEAD = ("fault", "store", "done", "what", "figure", "bar", "met")
+HEAD = ("fault", "store", "done", "what", "figure", "bar", "met", "taken")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One figure against its bar: at most (`most`) or at least `bar`, in `unit`. `at`: seconds since 1970."""
+    """One figure against its bar: at most (`most`) or at least `bar`, in `unit`.
+
+    `at`: seconds since 1970. `load`: the machine's over the minute before, that of the fault itself with it.
+    """
 
     fault: str
     store: str
@@ -53,6 +59,13 @@ class Row:
     long: bool
     at: float
     version: str
+    test: str = ""
+    load: float | None = None
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """A new run replaces the rows of the same key."""
+        return self.fault, self.store, self.test
 
     @property
     def met(self) -> bool:
@@ -64,6 +77,9 @@ class Row:
         sign = "" if self.most and not self.bar else "≤ " if self.most else "≥ "
         figure, bar = (_number(value) for value in (self.figure, self.bar))
         met = "yes" if self.met else "NO"
+        taken = [time.strftime("%Y-%m-%d", time.gmtime(self.at))]
+        taken += [f"load {self.load:.0f}"] if self.load is not None else []
+        taken += ["long form"] if self.long else []
         return (
             self.fault,
             self.store,
@@ -72,6 +88,7 @@ class Row:
             f"{figure} {self.unit}".rstrip(),
             f"{sign}{bar} {self.unit}".rstrip(),
             met,
+            ", ".join(taken),
         )
 
 
@@ -88,8 +105,8 @@ class Recorder:
     def __init__(self) -> None:
         self.rows: list[Row] = []
 
-    def on(self, fault: str, store: str, url: str) -> Record:
-        """What notes figures of a fault on that store."""
+    def on(self, fault: str, store: str, url: str, test: str) -> Record:
+        """What notes figures of a fault on that store that this test finds."""
         sql = SqlStore(url)
         version = sql.server()
         sql.close()
@@ -107,6 +124,8 @@ class Recorder:
                 long=LONG,
                 at=time.time(),
                 version=version,
+                test=test,
+                load=os.getloadavg()[0],
             )
             self.rows.append(row)
             return row
@@ -114,14 +133,24 @@ class Recorder:
         return record
 
     def keep(self, path: Path = RESULTS) -> None:
-        """Write the rows, in place of those of the same faults and stores from runs before."""
-        new = {(row.fault, row.store) for row in self.rows}
-        rows = [row for row in read(path) if (row.fault, row.store) not in new] + self.rows
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps([asdict(row) for row in in_order(rows)], indent=1) + "\n")
+        """Write the rows, in place of those of the same tests and stores from runs before."""
+        write(path, merged(read(path), self.rows))
 
 
-def read(path: Path = RESULTS) -> list[Row]:
+def merged(old: Sequence[Row], new: Sequence[Row]) -> list[Row]:
+    """The new rows, and the old ones that they do not replace, in order."""
+    replaced = {row.key for row in new}
+    return in_order([row for row in old if row.key not in replaced] + list(new))
+
+
+def write(path: Path, rows: Sequence[Row]) -> None:
+    """Keep them there, each on a line of its own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = ",\n".join(json.dumps(asdict(row), ensure_ascii=False) for row in rows)
+    path.write_text(f"[\n{lines}\n]\n")
+
+
+def read(path: Path) -> list[Row]:
     """The rows that were kept."""
     return [Row(**values) for values in _json(path)]
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from penstock.engine import Engine
+from penstock.errors import StoreUnavailable
 
 
 @contextmanager
-def sampled(engine: Engine) -> Iterator[dict[str, int]]:
-    """Meanwhile, read the store again and again: limit → the most that it ever showed as held."""
+def sampled(engine: Engine, *, pause_seconds: float = 0.05) -> Iterator[dict[str, int]]:
+    """Meanwhile, read the store again and again while it is there: limit → the most that it ever showed as held."""
     most, over = dict[str, int](), threading.Event()
 
     def sample() -> None:
-        while not over.wait(0.05):
-            for row in engine.store.limit_rows():
-                most[row.key] = max(most.get(row.key, 0), row.held)
+        while not over.wait(pause_seconds):
+            with suppress(StoreUnavailable):
+                for row in engine.store.limit_rows():
+                    most[row.key] = max(most.get(row.key, 0), row.held)
 
     sampler = threading.Thread(target=sample)
     sampler.start()

@@ -19,6 +19,7 @@ from benchmarks.report import percentile
 from configuring import configure
 from penstock.decision import Granted, Waiting
 from penstock.settings import Settings
+from penstock.store.contract import Session
 from situations import until
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.engine import make_url
@@ -33,6 +34,7 @@ PATIENT = Settings(ticket_seconds=7200.0, sweep_seconds=3600.0)
 ROUNDS = 20
 SCAN = re.compile(r"SCAN (penstock_(slot|claim|waiter|limit|history)|[closw]|parent)\b(?!.*penstock_limit_draining)")
 """A table of many rows, by its name or by what the statements call it."""
+READ = "'Handler_read_rnd_next', 'Handler_read_next'"
 LARGE = ("penstock_slot", "penstock_claim", "penstock_waiter", "penstock_limit", "penstock_history")
 
 
@@ -72,10 +74,13 @@ def test_an_acquire_among_many_rows(
 
 
 def _sweeps(url: str) -> None:
-    """What each process does now and then."""
+    """What each process does now and then; every other time a session is to be reaped."""
     with penstock.connect(url, settings=PATIENT) as engine:
-        for _ in range(ROUNDS):
+        for number in range(ROUNDS):
+            if number % 2:
+                engine.store.open_session(Session(f"dead-{number}", "process", "there", 1, "there", ttl_seconds=-60.0))
             engine.store.sweep()
+        assert not engine.store.beat("dead-1", set), "nobody reaped it"
 
 
 def _calls(url: str) -> None:
@@ -117,12 +122,13 @@ def _postgresql_scans(url: str, calls: Callable[[str], None]) -> int:
 
 
 def _mariadb_scans(url: str, calls: Callable[[str], None]) -> int:
-    """Rows read one after the other in a round, in tables of that many rows."""
+    """Rows and entries of indexes read one after the other in a round, in tables of that many rows."""
     watching = create_engine(url, isolation_level="AUTOCOMMIT")
 
     def read() -> int:
         with watching.connect() as connection:
-            return int(connection.execute(text("SHOW GLOBAL STATUS LIKE 'Handler_read_rnd_next'")).one()[1])
+            counts = connection.execute(text("SHOW GLOBAL STATUS WHERE Variable_name IN (" + READ + ")")).all()
+            return sum(int(count) for _, count in counts)
 
     read()
     price = -read() + read()

@@ -6,7 +6,7 @@ Bars: no limit is passed; no grant that somebody was told of is lost; all go on 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import penstock
 import pytest
@@ -18,7 +18,7 @@ from penstock.engine import Engine
 from penstock.store.contract import ClaimState
 from situations import until
 
-from faults.children import Children, Tell
+from faults.children import Child, Children, Tell
 from faults.record import LONG, Record
 
 EACH = 20 if LONG else 1
@@ -47,7 +47,7 @@ def test_a_restart_loses_nothing(
                 own_server.stop(signal)
                 own_server.start()
                 back_at = time.monotonic()
-                until(lambda back_at=back_at: all(_held_since(worker.events, back_at) for worker in workers), 60)
+                _wait_until_all_hold(workers, back_at)
                 firsts = [_held_since(worker.events, back_at) or 0.0 for worker in workers]
                 resumed[way].append(max(firsts) - back_at)
         for worker in workers:
@@ -67,6 +67,17 @@ def test_a_restart_loses_nothing(
         record(done=f"{way}, {EACH} times", what="every worker holds again", figure=max(seconds), bar=5, unit="s")
     assert over == 0
     assert lost == 0
+
+
+def _wait_until_all_hold(workers: Sequence[Child], at: float, seconds: float = 60.0) -> None:
+    """Each since that time; the error says what those did instead that do not."""
+    until = time.monotonic() + seconds
+    while late := [worker for worker in workers if not _held_since(worker.events, at)]:
+        ended = [worker.events[-1] for worker in late if worker.ended()]
+        assert not ended, f"a worker ended: {ended}"
+        doing = "\n".join(str(worker.events[-5:]) for worker in late)
+        assert time.monotonic() < until, f"{len(late)} do not hold since {at}:\n{doing}"
+        time.sleep(0.01)
 
 
 def _held_since(events: list[dict[str, object]], at: float) -> float | None:

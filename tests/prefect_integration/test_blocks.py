@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -105,3 +106,19 @@ def test_what_is_wrong_is_told_without_a_secret(monkeypatch: pytest.MonkeyPatch)
 def test_no_part_of_the_url_is_shown() -> None:
     block = PenstockStore(url="postgresql://penstock:secret@db.example/penstock")
     assert "secret" not in f"{block!r} {block} {json.dumps(block.model_dump(mode='json'))}"
+
+
+@pytest.mark.parametrize("query", ["", "?sslmode=verify-full&sslrootcert=/nowhere", "?password=s3cr%2Ft"])
+def test_a_store_that_is_away_is_told_without_the_password(
+    query: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    user = "me" if "password" in query else "me:s3cr%2Ft"
+    url = f"postgresql://{user}@127.0.0.1:1/limits{query}"
+    monkeypatch.setattr(PenstockStore, "load", lambda name, **_: PenstockStore(url=url))
+    monkeypatch.setenv(SETTING, "limits")
+    caplog.set_level("DEBUG")
+    with pytest.raises(StoreUnavailable) as away:
+        installation.engine().store.check_schema()
+    told = "".join(traceback.format_exception(away.value))
+    for text in (told, caplog.text, repr(settings.PenstockSettings())):
+        assert "s3cr" not in text

@@ -67,7 +67,7 @@ def run(
             return any(child.poll() for child in children)
 
         host.wait_for(what, lambda: failed() or condition(), seconds=180)
-        assert not failed(), "a flow has failed"
+        assert not failed(), host.logs()
 
     try:
         run_together(workshop, recipes, start_one, wait_for, when_full)
@@ -75,7 +75,7 @@ def run(
     finally:
         for child in children:
             child.kill()  # those of a test that fails hold what others need
-    assert workshop.nothing_left()
+    assert workshop.nothing_left(), (workshop.engine.status(), host.logs())
     for recipe in recipes:
         check(recipe, workshop.notes(recipe.script))
 

@@ -173,6 +173,29 @@ def test_a_killed_worker_leaks_nothing_and_nothing_starts_twice(
     free(engine, database_host)
 
 
+def test_a_run_scheduled_again_while_its_process_is_loading_is_begun_by_that(
+    runs: Runs, engine: Engine, database_host: PrefectHost, tmp_path: Path
+) -> None:
+    """As by an automation, where Prefect's worker reports a crash anew that its runner has reported. The process asks
+    the API when to begin: put off, the run would wait for that process, and that for the run's time.
+    """
+    loads = tmp_path / "loads"
+    database_host.create_work_pool("again", "penstock-process")
+    database_host.start_worker("again", "again")
+    deployment = database_host.deploy("slow_to_load", f"{FLOWS / 'slow_to_load.py'}:slow_to_load", "again")
+    run_id = database_host.run_deployment(deployment, job_variables={"env": {"LOADS_WHEN": str(loads)}})
+    database_host.wait_for("its process loads", loads.with_suffix(".begun").exists, seconds=120)
+    database_host.set_state(run_id, "CRASHED")
+    database_host.set_state(run_id, "SCHEDULED")
+    database_host.wait_for("a worker has it again", lambda: runs.names(run_id).count("Pending") == 2, seconds=60)
+    time.sleep(2)  # where it is put off, that is soon
+    loads.touch()
+    ended = runs.wait_for_end(run_id, seconds=90)
+    assert (ended["state_name"], ended["run_count"]) == ("Completed", 1)
+    free(engine, database_host)
+    database_host.kill_worker("again")
+
+
 def test_another_worker_class_whose_runs_know_nothing_of_penstock(
     runs: Runs, engine: Engine, database_host: PrefectHost
 ) -> None:

@@ -27,7 +27,7 @@ from penstock_prefect import suspended, tickets, waiting_run
 from penstock_prefect.claims import Limits
 from penstock_prefect.waiting_run import WaitingRun
 from penstock_prefect.worker import LimitedRuns
-from prefect.states import Pending, Scheduled
+from prefect.states import Pending, Running, Scheduled
 from prefect.workers.base import BaseWorkerResult
 
 RUN = SimpleNamespace(
@@ -296,6 +296,46 @@ async def test_a_resumed_run_takes_what_was_kept_for_it(engine: Engine, kind: ty
         await one.begun.wait()
     (row,) = claims(engine)
     assert (row.claim.claim_id, row.probed) == (before.claim_id, kind is Elsewhere)
+    one.ends.set()
+    await running
+    assert claims(engine) == []
+
+
+@pytest.mark.parametrize("on_blocked", ["wait", "skip"])
+@pytest.mark.parametrize("state", [Running(), None])
+@on_a_loop
+async def test_a_run_that_a_process_is_about_to_begin_is_left_to_that(
+    engine: Engine, proposed: Proposed, on_blocked: str, state: Any
+) -> None:
+    """It was declared crashed while that was being prepared, and scheduled again. Put off, each would wait for the
+    other: that process asks the API when to begin.
+    """
+    with connect(engine.store.url, host="prefect", deployment="test") as process:
+        process.acquire(replace(process.run_claim(RUN.id, "open"), attempt=1))
+        one = Limited()
+        one.client.state = Pending()
+        running = asyncio.create_task(one.run(asks("open", on_blocked=on_blocked), configuration()))
+        await until(lambda: one.client.asked > 2)
+        one.client.state = state
+        assert (await running).identifier == "not started"
+        assert not one.begun.is_set()
+    assert proposed == []
+
+
+@on_a_loop
+async def test_a_run_whose_process_has_died_before_it_began_is_started(engine: Engine, proposed: Proposed) -> None:
+    one = Limited()
+    one.client.state = Pending()
+    with connect(engine.store.url, host="prefect", deployment="test") as process:
+        process.acquire(replace(process.run_claim(RUN.id, "open"), attempt=1))
+        running = asyncio.create_task(one.run(asks("open"), configuration()))
+        await until(lambda: one.client.asked > 2)
+        one.client.error = AWAY
+        await until(lambda: one.client.asked > 4)
+        assert not one.begun.is_set()
+    one.client.error = None
+    async with asyncio.timeout(20):
+        await one.begun.wait()
     one.ends.set()
     await running
     assert claims(engine) == []

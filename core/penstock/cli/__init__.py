@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from penstock import errors
-from penstock.cli.text import shown
+from penstock.text import shown
 
 EXIT_NO = 1
 EXIT_USAGE = 2
@@ -55,6 +55,7 @@ COMMANDS = {
     "pools": "The pools and their limits.",
     "run": "Run COMMAND while holding slots; its exit code is ours.",
     "status": "Limits, leases, waiters and sessions, as they are now.",
+    "ui": "Serve the concurrency page: limits, holders, queues; with a token also the means to change them.",
 }
 
 
@@ -106,14 +107,14 @@ def main(
     none: its URL ("": the host has none, which only `doctor` takes) and, in words, where the host has it from.
     """
     given = {} if store is None else {"store_url": store, "doctor": {"store_from": store_from}}
-    logging.basicConfig(level=logging.WARNING, format="penstock: %(message)s", stream=sys.stderr)
+    _log_to_stderr()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that the terminal's encoding lacks is no reason to fail
             stream.reconfigure(errors="backslashreplace")
     try:
         code = penstock.main(arguments, prog_name=prog_name, standalone_mode=False, default_map=given)
     except click.ClickException as error:
-        error.show()
+        _show_usage_error(error)
         code = error.exit_code
     except click.Abort:
         click.echo("penstock: stopped", err=True)
@@ -122,6 +123,26 @@ def main(
         click.echo(f"penstock: {shown(str(error), keep_lines=True)}", err=True)
         code = next((code for kind, code in EXIT_CODES if isinstance(error, kind)), EXIT_NO)
     sys.exit(code or 0)
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Shown("penstock: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+
+
+class _Shown(logging.Formatter):
+    """What a record says was chosen by others, too: labels, addresses."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
+        return shown(super().formatMessage(record))
+
+
+def _show_usage_error(error: click.ClickException) -> None:
+    """As click does; what was typed, or stands in a script's variable, does not act on the terminal."""
+    said = io.StringIO()
+    error.show(said)
+    click.echo(shown(said.getvalue(), keep_lines=True), err=True, nl=False)
 
 
 class Seconds(click.FloatRange):

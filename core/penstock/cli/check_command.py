@@ -8,9 +8,9 @@ import click
 
 from penstock.cli import EXIT_NO, json_option
 from penstock.cli.plan_command import plain_faults, show_warnings
-from penstock.cli.text import shown
 from penstock.config_file import read_file
 from penstock.errors import ConfigError, Fault
+from penstock.text import shown
 
 
 @click.command("check")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 from click.shell_completion import CompletionItem
 
-from penstock.cli.text import shown
+from penstock.text import shown
 
 if TYPE_CHECKING:
     from penstock.store.sql import SqlStore

@@ -9,11 +9,11 @@ import click
 from penstock.cli import EXIT_NO
 from penstock.cli.asking import declined
 from penstock.cli.completing import installations
-from penstock.cli.text import listed, shown
-from penstock.report import rfc3339
+from penstock.report import listed, rfc3339
 from penstock.settings import store_url as url_of
 from penstock.store.sql import SqlStore
-from penstock.store.tables import REVISION
+from penstock.store.tables import OLDEST, REVISION
+from penstock.text import shown
 
 
 @click.group("db")
@@ -24,7 +24,7 @@ def command() -> None:
 @command.command("upgrade")
 @click.pass_obj
 def upgrade(store_url: str | None) -> None:
-    """Create the tables, or bring them to this version."""
+    """Create the tables, or bring them to this version. There is no way back but a backup."""
     store = SqlStore(url_of(store_url))
     store.upgrade()
     click.echo(f"{store.url}: schema {store.schema_revision()}")
@@ -34,9 +34,11 @@ def upgrade(store_url: str | None) -> None:
 @command.command("current")
 @click.pass_obj
 def current(store_url: str | None) -> None:
-    """Show the store's schema and the one that this version wants."""
+    """Show the store's schema, and those that this version works with."""
     store = SqlStore(url_of(store_url))
-    click.echo(f"{store.url}: schema {store.schema_revision() or 'none'}, this version works with {REVISION}")
+    click.echo(
+        f"{store.url}: schema {store.schema_revision() or 'none'}, this version works with {OLDEST} to {REVISION}"
+    )
     store.close()
 
 
@@ -54,7 +56,7 @@ def forget(store_url: str | None, installation: str, yes: bool) -> int:
         store.check_schema()
         known = {(row.host, row.name): row for row in store.deployments()}
         if (row := known.get((host, name))) is None:
-            others = listed([f"{host}/{name}" for host, name in known]) or "none"
+            others = shown(listed([f"{host}/{name}" for host, name in known])) or "none"
             click.echo(f"penstock: no installation '{shown(installation)}' is known; known: {others}", err=True)
             return EXIT_NO
         click.echo(f"{shown(installation)} is {shown(row.fingerprint)}, first seen {rfc3339(row.registered_at)}")

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import click
 
 from penstock.cli import EXIT_NO, EXIT_STORE, json_option
-from penstock.cli.text import shown
 from penstock.diagnosis import Part, State
 from penstock.errors import StoreUnavailable
+from penstock.text import shown
 
 COLOURS = {State.OK: "green", State.INACTIVE: "cyan", State.WARNING: "yellow", State.FAULT: "red"}
 

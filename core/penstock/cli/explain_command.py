@@ -12,8 +12,8 @@ import click
 import penstock
 from penstock.cli import EXIT_NO, json_option
 from penstock.cli.completing import identifiers
-from penstock.cli.text import shown
 from penstock.report import lasting
+from penstock.text import shown
 
 MOST_MATCHES, MOST_HOLDERS, MOST_AHEAD = 5, 3, 3  # what keeps it on one screen; `--json` says it all
 

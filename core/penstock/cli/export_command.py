@@ -11,9 +11,9 @@ import click
 import penstock
 from penstock.cli.foreign import show
 from penstock.cli.output import write_whole
-from penstock.cli.text import shown
 from penstock.config import Concurrency, Granularity
 from penstock.errors import Fault
+from penstock.text import shown
 
 DEFAULT_POOL = "default_pool"
 UNLIMITED = -1  # of an Airflow pool

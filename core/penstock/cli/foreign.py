@@ -9,10 +9,10 @@ import click
 
 from penstock.cli import EXIT_NO
 from penstock.cli.plan_command import plain_faults
-from penstock.cli.text import shown
 from penstock.config import Concurrency
 from penstock.errors import ConfigError, Fault, PluginError
 from penstock.hookspecs import ImportedConfiguration
+from penstock.text import shown
 
 strict_option = click.option(
     "--strict", is_flag=True, help="Exit 1 when a limit has no counterpart; the others are taken all the same."

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Sequence
 
 import click
 
@@ -12,10 +10,8 @@ import penstock
 from penstock.cli import EXIT_NO, json_option
 from penstock.cli.asking import declined
 from penstock.cli.completing import identifiers, run_ids
-from penstock.cli.text import MOST_LISTED, listed, named, shown
-from penstock.freeing import chosen, free, starting_then
-from penstock.report import lasting
-from penstock.store.contract import ClaimRow
+from penstock.freeing import chosen, foretold, free, starting_then
+from penstock.text import shown
 
 
 @click.command("free")
@@ -43,7 +39,8 @@ def command(store_url: str | None, identifier: str | None, run: str | None, yes:
             return EXIT_NO
         starting = starting_then(snapshot, rows)
         if not as_json:
-            _show(rows, starting, snapshot.now)
+            for line in foretold(rows, starting, snapshot.now):
+                click.echo(shown(line))
         if (code := declined("Free?", yes=yes)) is not None:
             return code
         freed = free(engine, rows)
@@ -54,22 +51,3 @@ def command(store_url: str | None, identifier: str | None, run: str | None, yes:
         ended = len(rows) - len(freed)
         click.echo(f"freed {len(freed)}" + (f", {ended} had ended meanwhile" if ended else ""))
     return 0
-
-
-def _show(rows: Sequence[ClaimRow], starting: Sequence[ClaimRow], now: int) -> None:
-    for row in rows[:MOST_LISTED]:
-        click.echo(f"{shown(named(row.claim))}: {shown(_does(row, now))}")
-    if len(rows) > MOST_LISTED:
-        click.echo(f"and {len(rows) - MOST_LISTED} more")
-    if any(row.slots for row in rows):
-        click.echo("What holds is not stopped by this: it goes on without its slots, so end it first.")
-    if starting:
-        click.echo(f"may start then: {listed([named(row.claim) for row in starting])}")
-
-
-def _does(row: ClaimRow, now: int) -> str:
-    if (held := row.held_seconds(now)) is None:
-        return f"{row.state.value} for {lasting((now - row.enqueued_at) / 1_000_000)}"
-    counts = Counter(slot.limit for slot in row.slots)
-    slots = ", ".join(key if count == 1 else f"{count} of {key}" for key, count in sorted(counts.items()))
-    return f"holds {slots or 'no limit'} for {lasting(held)}"

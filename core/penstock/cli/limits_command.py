@@ -12,9 +12,9 @@ from penstock.claim import CAPACITY_MAX
 from penstock.cli import EXIT_NO, json_option
 from penstock.cli.completing import settable_keys
 from penstock.cli.tables import console, limit_table
-from penstock.cli.text import shown
 from penstock.report import all_limits
 from penstock.rules import resolve_limit
+from penstock.text import shown
 
 
 @click.group("limits")

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from penstock.cli.asking import declined
-from penstock.cli.text import shown
+from penstock.text import shown
 
 
 def refused(output: str, *, yes: bool) -> int | None:

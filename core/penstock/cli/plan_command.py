@@ -10,11 +10,10 @@ import click
 import penstock
 from penstock import changes
 from penstock.cli import EXIT_CHANGES, json_option
-from penstock.cli.text import listed, named, shown
 from penstock.config_file import Read, read_file
 from penstock.errors import ConfigError, Fault
-from penstock.plan import Plan, Standing
-from penstock.store.contract import ClaimRow
+from penstock.plan import Plan
+from penstock.text import shown
 
 prune_option = click.option("--prune", is_flag=True, help="Delete explicit pool limits that FILE does not name.")
 
@@ -58,31 +57,6 @@ def show_warnings(file: str, warnings: Sequence[Fault]) -> None:
 
 
 def show_plan(plan: Plan) -> None:
-    """The changes, then each limit with those whom it concerns now, then the pools that stay."""
-    for change in plan.changes:
-        click.echo(shown(str(change)))
-    for touched in plan.touched:
-        click.echo()
-        click.echo(f"{shown(touched.key)}  {_capacity(touched.before)} -> {_capacity(touched.after)}")
-        click.echo(f"  {touched.effect}")
-        _show_claims("held by", touched.holders)
-        _show_claims("may start", touched.starting)
-        _show_claims("waiting", [row for row in touched.waiters if row not in touched.starting])
-    if plan.changes and not plan.touched:
-        click.echo("no limit that exists now is touched")
-    elif plan.idle:
-        click.echo()
-        click.echo(f"touches nobody now: {listed([change.path for change in plan.idle])}")
-    for name, limit in plan.kept.items():
-        click.echo(f"  pool {shown(name)} stays at {limit} (not in FILE; --prune deletes it)")
-    if not plan.changes:
-        click.echo("nothing to change")
-
-
-def _capacity(standing: Standing) -> str:
-    return "unlimited" if standing.capacity is None else str(standing.capacity)
-
-
-def _show_claims(word: str, rows: Sequence[ClaimRow]) -> None:
-    if rows:
-        click.echo(f"  {word}: {listed([named(row.claim) for row in rows])}")
+    """What it would change, and whom."""
+    for line in plan.lines():
+        click.echo(shown(line))

@@ -14,11 +14,11 @@ from penstock.cli import EXIT_NO, json_option
 from penstock.cli.completing import pool_names
 from penstock.cli.limits_command import delete_limit
 from penstock.cli.tables import console, limit_table, table
-from penstock.cli.text import shown
 from penstock.config import Concurrency, Granularity, PoolLimit
 from penstock.engine import Engine
 from penstock.report import all_limits, op_pools
 from penstock.rules import LimitKind, pool_key
+from penstock.text import shown
 
 DAY = 86_400_000_000
 """In µs."""

@@ -23,6 +23,7 @@ from penstock.engine import Engine
 from penstock.errors import ClaimError, Skipped, StoreUnavailable
 from penstock.lease import Lease
 from penstock.settings import OnBlocked
+from penstock.text import shown
 from penstock.waiting import Cancelled
 
 KILL_GRACE_SECONDS = 5.0
@@ -83,7 +84,7 @@ def command(
             child.guard(lease)
             return child.run(command, lease)
         except Skipped as skipped:
-            click.echo(f"penstock: skipped, {skipped}", err=True)
+            click.echo(f"penstock: skipped, {shown(str(skipped))}", err=True)
             return 0
         except Cancelled:
             return child.exit_code_when_stopped()
@@ -111,7 +112,9 @@ def _release(lease: Lease) -> None:
 
 def _say_left_behind(error: StoreUnavailable) -> None:
     """The command has run and its exit code counts; what could not be given back comes back by expiry."""
-    click.echo(f"penstock: the slots could not be given back now, they are freed by expiry: {error}", err=True)
+    click.echo(
+        f"penstock: the slots could not be given back now, they are freed by expiry: {shown(str(error))}", err=True
+    )
 
 
 def _tags(texts: Sequence[str]) -> dict[str, str]:
@@ -186,8 +189,6 @@ class _Child:
     def guard(self, lease: Lease) -> None:
         """End the command (or warn) when this lease is lost."""
         lease.on_lost.append(self._when_lost)
-        if lease.lost:  # before there was anybody to call
-            self._when_lost(lease)
 
     def _when_lost(self, lease: Lease) -> None:
         with self._lock:
@@ -198,7 +199,7 @@ class _Child:
                 self.stopped.set()
             process = self._process
         what = "is killed" if self._kills else "goes on"
-        click.echo(f"penstock: {lease.claim.label}: the lease is lost; the command {what}", err=True)
+        click.echo(f"penstock: {lease.claim}: the lease is lost; the command {what}", err=True)
         if process is not None and self._kills:
             process.terminate()
             killer = threading.Timer(KILL_GRACE_SECONDS, process.kill)
@@ -226,10 +227,10 @@ class _Child:
                     preexec_fn=_end_with_parent,  # noqa: PLW1509  # it takes no lock and imports nothing
                 )
             except FileNotFoundError:
-                click.echo(f"penstock: {command[0]}: not found", err=True)
+                click.echo(f"penstock: {shown(command[0])}: not found", err=True)
                 return EXIT_NOT_FOUND
             except OSError as error:
-                click.echo(f"penstock: {command[0]}: cannot be executed: {error.strerror}", err=True)
+                click.echo(f"penstock: {shown(command[0])}: cannot be executed: {error.strerror}", err=True)
                 return EXIT_NOT_EXECUTABLE
         code = process.wait()
         if self._lost and self._kills:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from penstock.cli.text import shown
+from penstock.text import shown
 
 UNCUT = 10_000
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -21,6 +22,12 @@ from penstock.demo.processes import HostFailed, Processes, free_port
 COMPONENTS = ("api-server", "dag-processor", "scheduler", "triggerer")
 FINISHED = frozenset({"success", "failed"})
 _PAGE = 100
+LOOKS = 3
+"""So often a server that hardly runs is asked before what it has failed to say counts."""
+
+
+class _Overloaded(HostFailed):
+    """The server did not get to answer."""
 
 
 class AirflowHost:
@@ -28,7 +35,8 @@ class AirflowHost:
 
     `bin_folder` is that of the Python environment with Airflow and Penstock. `store_url` None leaves Penstock inactive.
     `metadata_url` is a SQLAlchemy URL whose driver can do async as well (postgresql+psycopg can); without it Airflow
-    keeps its metadata in an SQLite file in `home`.
+    keeps its metadata in an SQLite file in `home`. `users` are names with their roles, an admin first, whose passwords
+    are in `passwords`; without any, everybody is an admin and nobody signs in.
     """
 
     def __init__(
@@ -41,7 +49,10 @@ class AirflowHost:
         deployment: str = "airflow",
         metadata_url: str | None = None,
         environment: Mapping[str, str] | None = None,
+        users: Mapping[str, str] | None = None,
     ) -> None:
+        self._roles = dict(users or {})
+        self.passwords = {name: secrets.token_hex(8) for name in self._roles}
         self.home, self.dags_folder, self.metadata_url = home, dags_folder, metadata_url
         self._bin = bin_folder
         self._own_metadata = home / "airflow.db" if metadata_url is None else None
@@ -62,7 +73,8 @@ class AirflowHost:
                 "executor": "LocalExecutor",
                 "parallelism": 8,
                 "dags_are_paused_at_creation": False,
-                "simple_auth_manager_all_admins": True,
+                "simple_auth_manager_all_admins": not self._roles,
+                "simple_auth_manager_users": ",".join(f"{name}:{role}" for name, role in self._roles.items()) or None,
                 "simple_auth_manager_passwords_file": self.home / "passwords.json",
                 "execution_api_server_url": f"{self.url}/execution/",
             },
@@ -101,6 +113,7 @@ class AirflowHost:
         """
         began = time.monotonic()
         self.processes.folder.mkdir(parents=True, exist_ok=True)
+        (self.home / "passwords.json").write_text(json.dumps(self.passwords))
         if self._own_metadata is not None:  # several processes write: readers must not block them
             with sqlite3.connect(self._own_metadata) as connection:
                 connection.execute("PRAGMA journal_mode=WAL")
@@ -171,8 +184,12 @@ class AirflowHost:
         parsed = {dag["dag_id"] for dag in dags if datetime.fromisoformat(dag["last_parsed_time"]) >= since}
         return parsed >= set(dag_ids)
 
+    def health(self) -> dict[str, Any]:
+        """What the components that report say of themselves, as the API has it."""
+        return self._request("GET", "/api/v2/monitor/health")
+
     def _healthy(self) -> bool:
-        health = self._request("GET", "/api/v2/monitor/health")
+        health = self.health()
         return all(health[part]["status"] == "healthy" for part in ("scheduler", "triggerer", "dag_processor"))
 
     # -- pools and runs ----------------------------------------------------------------------------------------------
@@ -266,6 +283,13 @@ class AirflowHost:
                 return items
 
     def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        for _ in range(LOOKS - 1 if method == "GET" else 0):
+            with contextlib.suppress(_Overloaded):
+                return self._ask(method, path, body)
+            time.sleep(1.0)
+        return self._ask(method, path, body)
+
+    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
         request = urllib.request.Request(  # noqa: S310  # our own URL on loopback
             self.url + path,
             method=method,
@@ -273,17 +297,31 @@ class AirflowHost:
             headers={"Content-Type": "application/json"} | self._authorization(),
         )
         try:
-            with _DIRECT.open(request, timeout=30) as response:
+            with _DIRECT.open(request, timeout=60) as response:
                 answer: dict[str, Any] = json.load(response)
                 return answer
         except urllib.error.HTTPError as error:
             if error.code == 401 and self._token is None:  # Airflow 3.1 wants a token even where all are admins
-                with _DIRECT.open(f"{self.url}/auth/token", timeout=30) as response:
-                    self._token = json.load(response)["access_token"]
-                return self._request(method, path, body)
-            raise HostFailed(f"{method} {path}: {error.code} {error.read().decode(errors='replace')[:1000]}") from error
+                self._token = self._signed_in()
+                return self._ask(method, path, body)
+            kind = _Overloaded if error.code >= 500 else HostFailed
+            raise kind(f"{method} {path}: {error.code} {error.read().decode(errors='replace')[:1000]}") from error
+        except TimeoutError as error:
+            raise _Overloaded(f"{method} {path}: {error}\n{self.processes.tail('api-server')}") from error
         except (OSError, http.client.HTTPException) as error:
             raise HostFailed(f"{method} {path}: {error}\n{self.processes.tail('api-server')}") from error
+
+    def _signed_in(self) -> str:
+        """A token of the first user's, or of the admin that everybody is."""
+        body = None
+        if self.passwords:
+            name, password = next(iter(self.passwords.items()))
+            body = json.dumps({"username": name, "password": password}).encode()
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{self.url}/auth/token", data=body, headers=headers)  # noqa: S310  # as above
+        with _DIRECT.open(request, timeout=30) as response:
+            token: str = json.load(response)["access_token"]
+            return token
 
     def _authorization(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self._token}"} if self._token else {}

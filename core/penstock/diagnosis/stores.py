@@ -11,6 +11,7 @@ from penstock.circles import circles
 from penstock.claim import ClaimKind, Liveness
 from penstock.config import Concurrency
 from penstock.diagnosis.part import Part, State
+from penstock.errors import SchemaMismatch
 from penstock.host_tags import unmatched_rules
 from penstock.report import lasting, rfc3339
 from penstock.store.asking import WHY_EXPIRED
@@ -25,7 +26,8 @@ from penstock.store.contract import (
     StoredConfiguration,
 )
 from penstock.store.sql import SqlStore
-from penstock.store.tables import REVISION
+from penstock.store.tables import OLDEST, REVISION
+from penstock.text import shown
 
 ROUND_TRIPS = 5
 CLOCK_SECONDS = 5.0
@@ -39,12 +41,13 @@ SWEEP = "`penstock janitor --once` ends it; if it comes again, let a janitor run
 def store_parts(store: SqlStore, source: str) -> Iterator[Part]:
     """Everything about the store, which answers. Raises StoreUnavailable when it stops doing so."""
     server, revision = store.server(), store.schema_revision()
-    taken, ahead = _timed(store) if revision == REVISION else (0.0, 0.0)
+    refused = _refused(store)
+    taken, ahead = _timed(store) if refused is None else (0.0, 0.0)
     facts = {"url": store.url, "from": source, "server": server, "schema": revision, "round_trip_seconds": taken}
     where = f"{store.url} (from {source}): {server}"
-    if revision != REVISION:
+    if refused is not None:
         newer = revision is not None and revision > REVISION
-        detail = f"{where}, schema {revision or 'none'}, this version works with {REVISION}"
+        detail = f"{where}, schema {revision or 'none'}, this version works with {OLDEST} to {REVISION}"
         yield Part("store", State.FAULT, detail, "upgrade Penstock here" if newer else UPGRADE, facts)
         return
     detail = f"{where}, schema {revision}, {taken * 1000:.1f} ms a round trip"
@@ -58,6 +61,14 @@ def store_parts(store: SqlStore, source: str) -> Iterator[Part]:
     yield _claims(store, snapshot)
     yield _circles(snapshot)
     yield _tickets(store.history(since=snapshot.now - int(TICKETS_SECONDS * 1_000_000)))
+
+
+def _refused(store: SqlStore) -> SchemaMismatch | None:
+    try:
+        store.check_schema()
+    except SchemaMismatch as error:
+        return error
+    return None
 
 
 def _timed(store: SqlStore) -> tuple[float, float]:
@@ -168,7 +179,7 @@ def _claims(store: SqlStore, first: Snapshot) -> Part:
     facts = {"leases": held, "waiters": waiting, "left_behind": sorted(left), "slots_without_claim": dict(lost)}
     if not left and not lost:
         return Part("claims", State.OK, f"{held} held, {waiting} waiting, none left behind", facts=facts)
-    named = ", ".join([f"{row.claim.label} ({claim_id})" for claim_id, row in sorted(left.items())][:5])
+    named = ", ".join([f"{row.claim} ({claim_id})" for claim_id, row in sorted(left.items())][:5])
     slots = ", ".join(f"{count} of {key}" for key, count in sorted(lost.items()))
     parts = [f"{len(left)} without a living process: {named}"] if left else []
     parts += [f"slots that no claim holds: {slots}"] if lost else []
@@ -212,7 +223,7 @@ def _tickets(lately: Sequence[HistoryRow]) -> Part:
     facts = {"given_up": [row.claim_id for row in late]}
     if not late:
         return Part("tickets", State.OK, "in the last hour all who were granted slots came for them", facts=facts)
-    named = ", ".join(sorted({row.label or "" for row in late})[:5])
+    named = ", ".join(sorted({shown(row.label or "") for row in late})[:5])
     detail = f"{len(late)} in the last hour were granted slots and did not come for them in time: {named}"
     remedy = "give their host room to start them (its scheduler, workers, own limits), or let fewer wait at once"
     return Part("tickets", State.WARNING, detail, remedy, facts)

@@ -29,14 +29,21 @@ QUEUED = """queued (limit_id) AS (
     UNION ALL
     SELECT (SELECT min(w.limit_id) FROM penstock_waiter w WHERE w.limit_id > queued.limit_id)
     FROM queued WHERE queued.limit_id IS NOT NULL)"""
-LOOK = f"""
-WITH RECURSIVE {QUEUED}
+
+
+def look(queued: str) -> str:
+    """Whether a limit with waiters has room, and whether one drains; `queued` finds the limits that have waiters."""
+    return f"""
+WITH RECURSIVE {queued}
 SELECT EXISTS (
     SELECT 1 FROM queued JOIN penstock_limit l ON l.id = queued.limit_id
     WHERE l.capacity IS NULL
         OR EXISTS (SELECT 1 FROM penstock_slot s WHERE s.limit_id = l.id AND s.claim_id IS NULL AND s.usable)
 ), EXISTS (SELECT 1 FROM penstock_limit WHERE draining)
 """
+
+
+LOOK = look(QUEUED)
 OVERFLOW = 1 << 39
 """Distance between the numbers of slots that one claim takes of a limit without capacity."""
 

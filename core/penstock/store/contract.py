@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from penstock.claim import Claim
 from penstock.decision import HeldSlot, Reason
 from penstock.rules import Demand, Source
+from penstock.store.viewing import Viewing
 
 
 class ClaimState(StrEnum):
@@ -115,13 +116,14 @@ class StoredConfiguration:
 
 @dataclass(frozen=True, slots=True)
 class LimitRow:
-    """A limit as the store has it: `held` in slots, `waiting` in claims."""
+    """A limit as the store has it: `held` in slots, `waiting` in claims, the first of them since then (µs)."""
 
     key: str
     capacity: int | None
     source: Source
     held: int = 0
     waiting: int = 0
+    waiting_since: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +255,7 @@ class Listener(Protocol):
         """Give the connection back."""
 
 
-class Store(Protocol):
+class Store(Viewing, Protocol):
     """A slot store. Every method may raise StoreUnavailable; none leaves a claim half done."""
 
     url: str

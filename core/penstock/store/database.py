@@ -11,8 +11,9 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Engine, select
+from sqlalchemy import ColumnElement, Connection, Engine, insert, select, update
 from sqlalchemy.exc import (
+    DataError,
     DBAPIError,
     IntegrityError,
     InterfaceError,
@@ -23,10 +24,10 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from penstock.errors import SchemaMismatch, StoreUnavailable
+from penstock.errors import ClaimError, MissingRight, PenstockError, SchemaMismatch, StoreUnavailable
 from penstock.settings import StoreTimes
 from penstock.store import tables as t
-from penstock.store.dialects import dialect_for
+from penstock.store.dialects import dialect_for, shown_url, without_secrets
 from penstock.store.forking import ForkGate
 from penstock.store.writing import Cursor, Syntax
 
@@ -34,6 +35,7 @@ P = ParamSpec("P")
 S = TypeVar("S")
 T = TypeVar("T")
 UNDONE_TRIES = 10
+UPGRADE_SECONDS = 60.0
 NAMES = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "mariadb": "MariaDB", "mysql": "MySQL"}
 
 
@@ -120,14 +122,15 @@ class Database:
     def __init__(self, url: str, *, times: StoreTimes | None = None, create: bool = True) -> None:
         self._given, self.dialect = dialect_for(url)
         self._create = create
-        self.url = self._given.render_as_string(hide_password=True)
+        self.url = shown_url(self._given)
         self.times = times or StoreTimes()
         self._clock = self.dialect.now()
         self.clock_shift = 0  # µs on top of the database's clock, for tests: none sleeps for an expiry
-        self._engine = self.dialect.engine(self._given, lock_seconds=self.times.lock_seconds, create=create)
-        self._upkeep_engine = self.dialect.engine(
-            self._given, lock_seconds=self.times.lock_seconds, create=create, connections=1
-        )
+        with self._opening():
+            self._engine = self.dialect.engine(self._given, lock_seconds=self.times.lock_seconds, create=create)
+            self._upkeep_engine = self.dialect.engine(
+                self._given, lock_seconds=self.times.lock_seconds, create=create, connections=1
+            )
         self._thread = threading.local()
         self._gate: AbstractContextManager[None] = (
             nullcontext() if self.dialect.forks_well(self._given) else ForkGate(self._dispose)
@@ -147,8 +150,13 @@ class Database:
             self._thread.upkeep = False
 
     @property
+    def upkeep(self) -> bool:
+        """Whether this thread is within `as_upkeep`."""
+        return getattr(self._thread, "upkeep", False)
+
+    @property
     def _pool(self) -> Engine:
-        return self._upkeep_engine if getattr(self._thread, "upkeep", False) else self._engine
+        return self._upkeep_engine if self.upkeep else self._engine
 
     def server(self) -> str:
         """The kind of database and its version."""
@@ -164,42 +172,104 @@ class Database:
         """The revision of the store's tables, None where there are none."""
         try:
             with self._connection(read_only=True) as connection:
-                if not self._engine.dialect.has_table(connection, t.VERSION_TABLE):
-                    return None
-                revision: str | None = connection.exec_driver_sql(
-                    f"SELECT version_num FROM {t.VERSION_TABLE}"  # a constant
-                ).scalar()
-                return revision
+                return self._revision(connection)
         except SQLAlchemyError as error:
             raise self._unavailable(error) from error
+
+    def _revision(self, connection: Connection) -> str | None:
+        if not self._engine.dialect.has_table(connection, t.VERSION_TABLE):
+            return None
+        revision: str | None = connection.exec_driver_sql(
+            f"SELECT version_num FROM {t.VERSION_TABLE}"  # a constant
+        ).scalar()
+        return revision
 
     def upgrade(self) -> None:
-        """Create the tables, or bring them to this version."""
+        """Create the tables, or bring them to this version; tables that are newer and work with it stay as they are.
+
+        Raises SchemaMismatch for newer ones that do not, StoreUnavailable where others hold the tables for a minute,
+        MissingRight.
+        """
+        until = time.monotonic() + UPGRADE_SECONDS
+        while True:
+            try:
+                return self._upgrade()
+            except SQLAlchemyError as error:
+                cause = getattr(error, "orig", None) or error
+                why = self._unavailable(error)
+                if isinstance(why, MissingRight):
+                    raise MissingRight(
+                        "`penstock db upgrade` creates and alters tables, run it with the URL of a user who may, "
+                        f"their owner; {why}"
+                    ) from error
+                blocked = isinstance(why, Undone) or self.dialect.was_blocked(cause)
+                if not blocked or time.monotonic() > until:
+                    raise why from error
+            time.sleep(random.uniform(0.05, 0.5))  # noqa: S311  # jitter, not a secret; those who claim go on meanwhile
+
+    def _upgrade(self) -> None:
         from penstock.store.migrations import upgrade  # noqa: PLC0415  # Alembic is slow to import, and rarely needed
 
-        try:
-            # Two upgrades at once: the second finds the work done.
-            with self._connection() as connection, self.dialect.upgrading(connection):
+        # Two upgrades at once: the second finds the work done.
+        with self._connection() as connection, self.dialect.upgrading(connection):
+            before = self._revision(connection)
+            if before is None or before < t.REVISION:
                 upgrade(connection)
-        except SQLAlchemyError as error:
-            raise self._unavailable(error) from error
+                self._bar_those_too_old(connection, before)
+                return
+        self.check_schema()
+
+    def _bar_those_too_old(self, connection: Connection, before: str | None) -> None:
+        """Where those who worked with the tables before may not go on: a new version of the configuration, with the
+        same content. Nobody is admitted under the one he has read, and who reads it anew looks at the tables first.
+        """
+        works_from = select(t.schema.c.works_from).where(t.schema.c.revision == t.REVISION)
+        if before is None or before >= (connection.scalar(works_from) or t.REVISION):
+            return
+        tx = Transaction(connection, self._clock, self.clock_shift, self.dialect.syntax)
+        known = select(t.configuration.c.document).where(t.configuration.c.version == tx.version)
+        row = {"document": connection.scalar(known) or {}, "changed_by": "penstock db upgrade", "changed_from": before}
+        connection.execute(insert(t.configuration), {"version": tx.version + 1, "changed_at": tx.now, **row})
+        settled = t.meta.c.settled_version + 1
+        connection.execute(update(t.meta).values(configuration_version=tx.version + 1, settled_version=settled))
 
     def check_schema(self) -> None:
-        """Raises SchemaMismatch unless the tables are this version's; an SQLite file is created or upgraded instead."""
+        """Raises SchemaMismatch unless this version works with the tables; SQLite's are made or upgraded instead.
+
+        Tables that are older or newer and work with it all the same stay as they are.
+        """
         if not self._create and self.dialect.is_missing(self._given):
             raise StoreUnavailable(
                 f"{self.url}: the store's file is not there; whoever claims does not make one, for it would have no "
                 "limits; if it never was, run `penstock db upgrade`"
             )
         revision = self.schema_revision()
-        if revision == t.REVISION:
-            return
-        if self.dialect.upgrades_itself and self._create and (revision is None or revision < t.REVISION):
+        if revision is None or revision < t.OLDEST:
+            if not (self.dialect.upgrades_itself and self._create):
+                raise SchemaMismatch(
+                    f"{self.url}: the store's tables are missing or older (schema {revision or 'none'}, this version "
+                    f"works with {t.OLDEST} to {t.REVISION}): run {self._remedy(revision)}"
+                )
             self.upgrade()
-        elif revision is None or revision < t.REVISION:
-            raise SchemaMismatch(f"{self.url}: the store's tables are missing or older: run `penstock db upgrade`")
-        else:
-            raise SchemaMismatch(f"{self.url}: the store is newer (schema {revision}): upgrade Penstock here")
+        elif revision > t.REVISION and (works_from := self._works_from(revision)) > t.REVISION:
+            raise SchemaMismatch(
+                f"{self.url}: the store is newer (schema {revision}, for versions from {works_from} on; this one is of "
+                f"{t.REVISION}): upgrade Penstock here"
+            )
+
+    def _remedy(self, revision: str | None) -> str:
+        elsewhere = None
+        if revision is None:
+            with self._connection(read_only=True) as connection:
+                elsewhere = self.dialect.elsewhere(connection)
+        return "`penstock db upgrade`" if elsewhere is None else f"`penstock db upgrade`; or, {elsewhere}"
+
+    @again_if_undone
+    def _works_from(self, revision: str) -> str:
+        """The oldest Penstock, by its revision, that works with tables of that revision."""
+        with self.transaction(read_only=True) as tx:
+            works_from = select(t.schema.c.works_from).where(t.schema.c.revision == revision)
+            return tx.connection.scalar(works_from) or revision
 
     @contextmanager
     def transaction(self, *, read_only: bool = False, grant_lock: bool = False) -> Iterator[Transaction]:
@@ -210,9 +280,11 @@ class Database:
                     self.dialect.grant_lock(connection)
                 yield Transaction(connection, self._clock, self.clock_shift, self.dialect.syntax)
         except ProgrammingError as error:
-            if self.schema_revision() is None:
-                raise SchemaMismatch(f"{self.url}: the store has no tables: run `penstock db upgrade`") from error
+            if (named := self._named(error.orig)) is not None:
+                raise named from error
             raise
+        except DataError as error:
+            raise self._not_taken(error) from error
         except IntegrityError as error:
             if error.orig is not None and self.dialect.was_undone(error.orig):
                 raise self._unavailable(error) from error
@@ -230,7 +302,8 @@ class Database:
     def _lent_cursor(self) -> Iterator[Any]:
         driver = self._engine.dialect.loaded_dbapi
         try:
-            raw = self._pool.raw_connection()
+            with self._opening():
+                raw = self._pool.raw_connection()
         except (SQLAlchemyError, driver.Error) as error:
             raise self._unavailable(error) from error
         try:
@@ -243,8 +316,10 @@ class Database:
             raw.invalidate(error if isinstance(error, Exception) else None)
             if not isinstance(error, driver.Error):
                 raise
-            if isinstance(error, driver.ProgrammingError) and self.schema_revision() is None:
-                raise SchemaMismatch(f"{self.url}: the store has no tables: run `penstock db upgrade`") from error
+            if isinstance(error, driver.DataError):
+                raise self._not_taken(error) from error
+            if isinstance(error, driver.ProgrammingError) and (named := self._named(error)) is not None:
+                raise named from error
             if self.dialect.was_undone(error) or isinstance(
                 error, (driver.OperationalError, driver.InterfaceError, driver.InternalError)
             ):
@@ -255,7 +330,7 @@ class Database:
 
     @contextmanager
     def _connection(self, *, read_only: bool = False) -> Iterator[Connection]:
-        with self._gate, self._pool.connect() as raw:
+        with self._gate, self._connected() as raw:
             connection = raw.execution_options(**(self.dialect.reading if read_only else {}))
             try:
                 with connection.begin():
@@ -264,7 +339,46 @@ class Database:
                 connection.invalidate()  # it may be the connection: one that was opened read-only stays so
                 raise
 
+    def _connected(self) -> Connection:
+        driver = self._engine.dialect.loaded_dbapi
+        try:
+            with self._opening():
+                return self._pool.connect()
+        except driver.Error as error:  # of what is said to a new connection first
+            raise self._unavailable(error) from error
+
+    @contextmanager
+    def _opening(self) -> Iterator[None]:
+        """What drivers make of options in the URL that they do not know, or whose values they cannot read."""
+        try:
+            yield
+        except (TypeError, ValueError, AttributeError, LookupError, OSError) as error:
+            why = without_secrets(f"{type(error).__name__}: {error}", self._given)
+            raise StoreUnavailable(
+                f"{self.url}: cannot be opened by what the URL says: correct its options ({why})"
+            ) from None
+
+    def _named(self, cause: BaseException | None) -> PenstockError | None:
+        """The reason why the database did not understand a statement, or did not want to; None: the statement."""
+        if cause is not None and (remedy := self.dialect.missing_right(cause, self._given, self._engine)) is not None:
+            return self._denied(cause, remedy)
+        if self.schema_revision() is None:
+            return SchemaMismatch(f"{self.url}: the store has no tables: run `penstock db upgrade`")
+        return None
+
+    def _denied(self, cause: BaseException, remedy: str) -> MissingRight:
+        why = without_secrets(str(cause).strip(), self._given)
+        return MissingRight(f"{self.url}: a right is missing: {why}: {remedy}")
+
+    def _not_taken(self, error: Exception) -> ClaimError:
+        cause = (error.orig if isinstance(error, DBAPIError) else None) or error
+        why = without_secrets(str(cause).strip(), self._given)
+        return ClaimError(f"{self.url}: a name or number that the database does not take: {why}")
+
     def _unavailable(self, error: Exception) -> StoreUnavailable:
         cause = (error.orig if isinstance(error, DBAPIError) else None) or error
+        if (remedy := self.dialect.missing_right(cause, self._given, self._engine)) is not None:
+            return self._denied(cause, remedy)
         kind = Undone if self.dialect.was_undone(cause) else StoreUnavailable
-        return kind(f"{self.url}: {type(cause).__name__}: {str(cause).strip() or 'no answer'}")
+        why = without_secrets(str(cause).strip(), self._given) or "no answer"
+        return kind(f"{self.url}: {type(cause).__name__}: {why}")

@@ -51,7 +51,9 @@ class Dialect(Protocol):
         """Whether a process may fork while it has connections, as long as the child leaves them alone."""
 
     def upgrading(self, connection: Connection) -> AbstractContextManager[None]:
-        """Keep others from upgrading at the same time; there may be no tables yet."""
+        """Keep others from upgrading at the same time; there may be no tables yet. Waits for locks are short in it:
+        whoever claims stands in line behind them.
+        """
 
     def lend(self, raw: Any) -> None:
         """Ready the driver's connection for the hot path."""
@@ -61,6 +63,15 @@ class Dialect(Protocol):
 
     def was_undone(self, error: BaseException) -> bool:
         """Whether the database undid the transaction, and it is to be done again: see `database.Undone`."""
+
+    def was_blocked(self, error: BaseException) -> bool:
+        """Whether a lock was not to be had in time; nothing was done."""
+
+    def missing_right(self, error: BaseException, url: URL, engine: Engine) -> str | None:
+        """What gives this user the right for lack of which the database refused; None: that is not why."""
+
+    def elsewhere(self, connection: Connection) -> str | None:
+        """Where tables that cannot be seen from here are all the same, and what lets them be seen; None: nowhere."""
 
     def acquire(self, cursor: Any, ask: Ask) -> Answer:
         """Admit a claim, queue it, or leave nothing."""
@@ -88,6 +99,31 @@ class Dialect(Protocol):
 
     def listen(self, url: URL, engine: Engine, session_id: str | None) -> Listener | None:
         """Hear what others notify to that session and of tickets, on a connection of its own."""
+
+
+# A word that is none of these may be a password with a slip in its name.
+_HARMLESS = frozenset(
+    {"application_name", "channel_binding", "charset", "client_encoding", "connect_timeout", "dbname", "gssencmode"}
+    | {"host", "hostaddr", "keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval", "mode"}
+    | {"options", "port", "read_timeout", "ssl_ca", "ssl_capath", "ssl_cert", "ssl_check_hostname", "ssl_verify_cert"}
+    | {"ssl_verify_identity", "sslcert", "sslmode", "sslrootcert", "target_session_attrs", "tcp_user_timeout"}
+    | {"timeout", "unix_socket", "uri", "user", "write_timeout"}
+)
+
+
+def shown_url(url: URL) -> str:
+    """The URL as it may be read by everybody: without its password, wherever it stands."""
+    query = {name: value if name in _HARMLESS else "***" for name, value in url.query.items()}
+    return url.set(query=query).render_as_string(hide_password=True).replace("=%2A%2A%2A", "=***")
+
+
+def without_secrets(text: str, url: URL) -> str:
+    """A driver's words, which may repeat what it was given."""
+    values = [value for name, value in url.query.items() if name not in _HARMLESS]
+    secrets = [url.password or "", *(one for value in values for one in ([value] if isinstance(value, str) else value))]
+    for secret in filter(None, secrets):
+        text = text.replace(secret, "***")
+    return text
 
 
 def dialect_for(url: str) -> tuple[URL, Dialect]:
@@ -125,4 +161,4 @@ def _with_driver(url: URL, name: str, driver: str, module: str) -> URL:
     return url.set(drivername=f"{name}+{driver}")
 
 
-__all__ = ["Dialect", "dialect_for"]
+__all__ = ["Dialect", "dialect_for", "shown_url", "without_secrets"]

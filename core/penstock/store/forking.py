@@ -41,19 +41,19 @@ class ForkGate:
     def shut(self) -> None:
         """Let nobody in, wait until all are out, close what is open."""
         with self._changed:
-            self._forking = True
+            self._forking += 1
             self._changed.wait_for(lambda: not self._inside, FORK_PATIENCE_SECONDS)
         self._close_idle()
 
     def open(self) -> None:
         """In the parent, go on."""
         with self._changed:
-            self._forking = False
+            self._forking -= 1
             self._changed.notify_all()
 
     def reopen(self) -> None:
         """In the child, begin anew."""
-        self._changed, self._inside, self._forking = threading.Condition(), 0, False
+        self._changed, self._inside, self._forking = threading.Condition(), 0, 0  # so many threads fork
 
 
 _gates: WeakSet[ForkGate] = WeakSet()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from penstock.rules import LimitKind, limit_kind
-from penstock.store.asking import AGED, HEARD_OF, OVERFLOW, QUEUED
+from penstock.store.asking import AGED, HEARD_OF, OVERFLOW
 from penstock.store.digests import digest
 from penstock.store.reading import label_of
 from penstock.store.reservation import Reservations, Room, Waiter, fits, reservations
@@ -25,7 +25,7 @@ AGED_READ = 20
 
 FREE = "(SELECT count(*) FROM penstock_slot s WHERE s.limit_id = {of} AND s.claim_id IS NULL AND s.usable)"
 OPEN_LIMITS = f"""
-WITH RECURSIVE {QUEUED}
+WITH RECURSIVE {{queued}}
 SELECT l.id, l.`key`, l.capacity, {FREE.format(of="l.id")} AS free, m.configuration_version, {{now}} AS at,
     (SELECT changed_at FROM penstock_configuration WHERE version = m.configuration_version) AS changed_at
 FROM queued JOIN penstock_limit l ON l.id = queued.limit_id CROSS JOIN penstock_meta m

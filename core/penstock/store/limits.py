@@ -34,7 +34,7 @@ def drained(connection: Connection) -> Sequence[t.StoredRow]:
         select(func.count()).where(t.slot.c.limit_id == t.limit.c.id, t.slot.c.claim_id.is_not(None)).scalar_subquery()
     )
     return connection.execute(
-        select(t.limit.c.id, t.limit.c.capacity).where(t.limit.c.draining, held <= t.limit.c.capacity)
+        select(t.limit.c.id, t.limit.c.capacity).where(t.DRAINING, held <= t.limit.c.capacity)
     ).all()
 
 

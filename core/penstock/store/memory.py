@@ -22,14 +22,15 @@ from penstock.store.contract import (
     Session,
     Swept,
 )
-from penstock.store.memory_rows import Entry, Rows, us
+from penstock.store.memory_rows import Entry, us
+from penstock.store.memory_views import Views
 from penstock.store.reservation import Reservations, fits, reservations
 
 HOLDING = (ClaimState.GRANTED, ClaimState.HELD)
 SKIPPED_SECONDS = 24 * 3600.0
 
 
-class MemoryStore(Rows):
+class MemoryStore(Views):
     """See `penstock.store.contract.Store`. One process only; every method runs under one lock."""
 
     # -- sessions ----------------------------------------------------------------------------------------------------
@@ -309,16 +310,18 @@ class MemoryStore(Rows):
                     expired.append(Expired(entry.claim, held, WHY_EXPIRED[entry.liveness]))
                     self._end(claim_id, Event.EXPIRED, WHY_EXPIRED[entry.liveness])
                     continue
-                patience = (
-                    times.acknowledge_seconds
-                    if entry.liveness is Liveness.SESSION
-                    else times.acknowledge_ticket_seconds
-                )
-                if entry.state is ClaimState.GRANTED and (entry.granted_at or 0) < now - us(patience):
+                if entry.state is ClaimState.GRANTED and (entry.granted_at or 0) < now - self._patience(entry):
                     entry.state, entry.slots, entry.granted_at = ClaimState.PARKED, (), None
                     self._record(claim_id, Event.PARKED)
             self._pass()
             return Swept(self._settled == len(self._documents) - 1, tuple(expired), len(self._sessions))
+
+    def _patience(self, entry: Entry) -> float:
+        """How long (µs) its grant may go unacknowledged."""
+        if entry.liveness is not Liveness.SESSION:
+            return us(self.times.acknowledge_ticket_seconds)
+        waited = max(0, (entry.granted_at or 0) - entry.enqueued_at)
+        return min(us(self.times.acknowledge_seconds), us(self.times.acknowledge_least_seconds) + waited / 2)
 
     def _is_unowned(self, entry: Entry) -> bool:
         match entry.liveness:

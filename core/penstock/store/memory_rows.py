@@ -120,7 +120,7 @@ class Rows:
     def limit_rows(self) -> tuple[LimitRow, ...]:
         with self._lock:
             return tuple(
-                LimitRow(key, capacity, source, self._held(key), self._waiting(key))
+                LimitRow(key, capacity, source, self._held(key), *self._waiting(key))
                 for key, (capacity, source) in sorted(self._limits.items())
             )
 
@@ -217,8 +217,10 @@ class Rows:
     def _held(self, key: str) -> int:
         return sum(held.limit == key for entry in self._claims.values() for held in entry.slots)
 
-    def _waiting(self, key: str) -> int:
-        return sum(key in e.wants for e in self._claims.values() if e.state is ClaimState.WAITING)
+    def _waiting(self, key: str) -> tuple[int, int | None]:
+        """How many wait for it, and since when the first of them."""
+        since = [e.enqueued_at for e in self._claims.values() if e.state is ClaimState.WAITING and key in e.wants]
+        return len(since), min(since, default=None)
 
     def _numbers(self, key: str, count: int) -> list[int]:
         taken = {held.slot for entry in self._claims.values() for held in entry.slots if held.limit == key}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -25,7 +26,7 @@ from sqlalchemy.exc import IntegrityError
 from penstock.decision import HeldSlot
 from penstock.errors import StoreUnavailable
 from penstock.store import stepwise, tables
-from penstock.store.asking import CONNECTIONS, LOOK, POOL, Answer, Ask, held_slots, joins
+from penstock.store.asking import CONNECTIONS, POOL, Answer, Ask, held_slots, joins, look
 from penstock.store.contract import ClaimState
 from penstock.store.stepwise import Picked, Settled
 from penstock.store.writing import Cursor
@@ -33,6 +34,7 @@ from penstock.store.writing import Cursor
 _FOUND_ROWS, _MULTI_STATEMENTS = 2, 65536  # flags of the protocol; the first is SQLAlchemy's own
 _DUPLICATE = 1062
 _DEADLOCK = 1213
+_NO_LOCK = 1205
 _NO_PARENT = 1452  # a foreign key to a limit that was collected
 _IDLE = (
     1927,
@@ -40,8 +42,17 @@ _IDLE = (
     2013,
     4031,
 )  # cut off, mostly because the machine did not let us run; each as one or the other says
+_DENIED = (1044, 1142, 1143, 1227, 1370)  # to a database, table, column, what only administrators may, routine
+_COMMAND_DENIED = re.compile(r"(?P<right>[A-Z, ]+) command denied to user (?P<user>\S+) for table (?P<table>\S+)")
+_DATABASE_DENIED = re.compile(r"denied for user (?P<user>\S+) to database '(?P<database>[^']*)'")
 UPGRADE_SECONDS = 60
 _CLOCK = "CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS SIGNED)"
+
+
+# MariaDB makes hops in the index of this. The recursion of the others would read the queues from their beginning there,
+# for each limit anew: a smallest value above another row's is no hop to it.
+QUEUED = "queued (limit_id) AS (SELECT DISTINCT limit_id FROM penstock_waiter)"
+LOOK = look(QUEUED)
 
 
 class _Syntax:
@@ -50,6 +61,7 @@ class _Syntax:
     share = " LOCK IN SHARE MODE"
     update = " FOR UPDATE"
     skip = " FOR UPDATE SKIP LOCKED"
+    queued = QUEUED
     returns_ids = False  # MariaDB could, MySQL cannot
 
     def parameter(self, name: str) -> str:
@@ -63,6 +75,7 @@ SYNTAX = _Syntax()
 
 
 # What belongs together goes to the server in one message: each is a round trip, and PyMySQL's own work, otherwise.
+ACKNOWLEDGE = f"{stepwise.ACKNOWLEDGE}; SELECT ROW_COUNT(); {stepwise.SLOTS}; COMMIT"
 _THIS = "id = :id AND session_id = :session_id AND state = 'held' AND kind = 'op'"
 RELEASE = f"""
 INSERT INTO penstock_history (at, event, claim_id, host, deployment, label, slots, held)
@@ -135,13 +148,15 @@ class MysqlDialect:
             **POOL,
             pool_size=connections,
             isolation_level="READ COMMITTED",
-            connect_args={"client_flag": _FOUND_ROWS | _MULTI_STATEMENTS},
+            connect_args={"client_flag": _FOUND_ROWS | _MULTI_STATEMENTS, "charset": "utf8mb4"},
         )
         seconds = max(1, round(lock_seconds))
 
         @event.listens_for(engine, "connect")
         def _connect(raw: Any, _record: object) -> None:
             with raw.cursor() as cursor:
+                # Whatever the server's is: quotes mean the same everywhere, and what does not fit is never cut.
+                cursor.execute("SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'")
                 # Of a local time the hour in which summer ends comes twice: the store's clock would jump.
                 cursor.execute("SET SESSION time_zone = '+00:00'")
                 cursor.execute(f"SET SESSION innodb_lock_wait_timeout = {seconds}")
@@ -185,10 +200,19 @@ class MysqlDialect:
             raise StoreUnavailable(
                 "somebody else has been upgrading the store's tables for a minute; look what it does"
             )
+        # Between two steps the machine may let us wait for longer than a claim may, and half an upgrade is worse.
+        idle = "idle_transaction_timeout" if getattr(connection.dialect, "is_mariadb", False) else "wait_timeout"
+        bound = connection.exec_driver_sql(f"SELECT @@SESSION.{idle}").scalar_one()
+        # Each change of a table waits for the transactions that use it, and the next ones wait behind it.
+        connection.exec_driver_sql(f"SET SESSION {idle} = {UPGRADE_SECONDS * 60}, SESSION lock_wait_timeout = 1")
         try:
             yield
-        finally:
+            connection.exec_driver_sql("COMMIT")  # before the next one looks
+            connection.exec_driver_sql(f"SET SESSION {idle} = {int(bound)}, SESSION lock_wait_timeout = DEFAULT")
             connection.execute(select(func.release_lock("penstock_upgrade")))
+        except BaseException:
+            connection.invalidate()  # the lock goes with it
+            raise
 
     def lend(self, raw: Any) -> None:
         pass
@@ -199,6 +223,22 @@ class MysqlDialect:
     def was_undone(self, error: BaseException) -> bool:
         return bool(error.args) and error.args[0] in (_DEADLOCK, _NO_PARENT, *_IDLE)
 
+    def was_blocked(self, error: BaseException) -> bool:
+        return error.args[:1] == (_NO_LOCK,)
+
+    def missing_right(self, error: BaseException, url: URL, engine: Engine) -> str | None:
+        if not error.args or error.args[0] not in _DENIED:
+            return None
+        said = str(error.args[1])
+        if (denied := _COMMAND_DENIED.search(said)) is not None:
+            return f"GRANT {denied['right']} ON {denied['table']} TO {denied['user']}"
+        if (denied := _DATABASE_DENIED.search(said)) is not None:
+            return f"GRANT SELECT, INSERT, UPDATE, DELETE ON `{denied['database']}`.* TO {denied['user']}"
+        return "ask the server's administrator for it"
+
+    def elsewhere(self, connection: Connection) -> str | None:
+        return None
+
     def acquire(self, cursor: Any, ask: Ask) -> Answer:
         answer = stepwise.acquire(Cursor(cursor, SYNTAX), ask, _write_and_commit)
         if answer.state is None:
@@ -206,7 +246,9 @@ class MysqlDialect:
         return answer
 
     def acknowledge(self, cursor: Any, claim_id: str, session_id: str, *, shift: int) -> tuple[HeldSlot, ...] | None:
-        return None
+        values = {"id": claim_id, "session_id": session_id, "shift": shift}
+        _, ((done,),), slots, _ = _at_once(Cursor(cursor, SYNTAX), ACKNOWLEDGE, values)
+        return held_slots(slots) if done else None
 
     def release(self, cursor: Any, claim_id: str, session_id: str, *, shift: int) -> tuple[bool, bool]:
         results = _at_once(Cursor(cursor, SYNTAX), RELEASE, {"id": claim_id, "session_id": session_id, "shift": shift})

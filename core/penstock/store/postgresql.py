@@ -16,6 +16,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Engine,
+    Integer,
     cast,
     create_engine,
     event,
@@ -31,6 +32,7 @@ from penstock.decision import HeldSlot
 from penstock.errors import StoreUnavailable
 from penstock.store.asking import CONNECTIONS, LOOK, POOL, Answer, Ask, held_slots, joins
 from penstock.store.contract import ClaimState
+from penstock.store.dialects import shown_url, without_secrets
 from penstock.store.digests import digest
 from penstock.store.postgresql_statements import (
     ACKNOWLEDGE,
@@ -42,13 +44,16 @@ from penstock.store.postgresql_statements import (
     PREPARED,
     RELEASE,
     RELEASE_AND_LOOK,
+    STORE,
     SYNTAX,
     TRY_LOCK,
     acquire_statement,
 )
+from penstock.store.tables import VERSION_TABLE
 
 # How long a server that says nothing is waited for, in seconds and ms; what the URL says of these counts instead.
 PATIENCE = {"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "tcp_user_timeout": 20_000}
+ENCODING = {"client_encoding": "utf8"}  # whatever the URL or PGCLIENTENCODING says: names are any text
 # A stopped process must not hold up the others. And for few, small statements again and again: to plan one costs as
 # much as to execute it, to compile a plan a hundred times as much, and a plan made with empty tables must serve later.
 BOUNDS = "SELECT " + ", ".join(
@@ -64,6 +69,31 @@ BOUNDS = "SELECT " + ", ".join(
         ("enable_bitmapscan", "'off'"),  # it would read what an index keeps of dead rows again and again
     )
 )
+UPGRADE_LOCK_MS = 500
+_NO_LOCK, _DENIED = "55P03", "42501"
+_OWNER = "only the role that owns the tables may do that, as `penstock db upgrade` does"
+# Every right that a client has need of and this role lacks; the server's own words do not say which one it missed.
+_MISSING_RIGHTS = f"""
+SELECT format('GRANT %s ON %s%s TO %I', rights, what, string_agg(name, ', ' ORDER BY name), current_user) FROM (
+    SELECT c.oid::regclass::text AS name, r.what, string_agg(r.name, ', ' ORDER BY r.place) AS rights
+    FROM pg_class c JOIN (VALUES
+        ('r', 1, 'SELECT', ''), ('r', 2, 'INSERT', ''), ('r', 3, 'UPDATE', ''), ('r', 4, 'DELETE', ''),
+        ('S', 5, 'USAGE', 'SEQUENCE ')) r (kind, place, name, what) ON c.relkind::text = r.kind
+    WHERE c.relname LIKE 'penstock\\_%' AND pg_table_is_visible(c.oid)
+        AND NOT (c.relname = '{VERSION_TABLE}' AND r.name <> 'SELECT')
+        AND NOT CASE r.kind
+            WHEN 'r' THEN has_table_privilege(c.oid, r.name) ELSE has_sequence_privilege(c.oid, r.name) END
+    GROUP BY c.oid, r.what) missing
+GROUP BY rights, what
+UNION ALL
+SELECT format('GRANT CREATE ON SCHEMA %I TO %I', current_schema(), current_user)
+WHERE to_regclass('{VERSION_TABLE}') IS NULL AND NOT has_schema_privilege(current_schema(), 'CREATE')
+ORDER BY 1
+"""
+_ELSEWHERE = """
+SELECT quote_ident(n.nspname), quote_ident(current_user), has_schema_privilege(n.oid, 'USAGE')
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relname = %s AND c.relkind = 'r' LIMIT 1
+"""
 _UNDONE = (
     "40P01",  # deadlock
     "23503",  # a foreign key to a limit that was collected
@@ -91,8 +121,8 @@ class PostgresqlDialect:
 
         Behind a pooler that lends connections for a transaction, the bounds are set in each transaction.
         """
-        patience = {name: value for name, value in PATIENCE.items() if name not in url.query}
-        engine = create_engine(url, **POOL, pool_size=connections, connect_args=patience)
+        arguments = {name: value for name, value in PATIENCE.items() if name not in url.query}
+        engine = create_engine(url, **POOL, pool_size=connections, connect_args=arguments | ENCODING)
         # Whoever waits for a lock outlasts the one who was stopped with it.
         self._bounds = {"bound": str(int(lock_seconds * 1000)), "idle": str(int(lock_seconds * 500))}
 
@@ -144,7 +174,7 @@ class PostgresqlDialect:
 
     @staticmethod
     def _lock_key() -> tuple[ColumnElement[int] | int, ColumnElement[int]]:
-        return GRANT_LOCK, func.hashtext(func.current_schema())
+        return GRANT_LOCK, literal_column(STORE, Integer)
 
     def is_missing(self, url: URL) -> bool:
         return False
@@ -153,7 +183,10 @@ class PostgresqlDialect:
         return True
 
     def upgrading(self, connection: Connection) -> AbstractContextManager[None]:
+        # Between two steps the machine may let us wait for longer than a claim may: nobody else is at work meanwhile.
+        connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
         self.grant_lock(connection)
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {UPGRADE_LOCK_MS}")
         return nullcontext()
 
     def lend(self, raw: Any) -> None:
@@ -167,6 +200,29 @@ class PostgresqlDialect:
     def was_undone(self, error: BaseException) -> bool:
         cut_off = isinstance(error, psycopg.OperationalError) and any(words in str(error) for words in _CUT_OFF)
         return cut_off or getattr(error, "sqlstate", None) in _UNDONE
+
+    def was_blocked(self, error: BaseException) -> bool:
+        return getattr(error, "sqlstate", None) == _NO_LOCK
+
+    def missing_right(self, error: BaseException, url: URL, engine: Engine) -> str | None:
+        if getattr(error, "sqlstate", None) != _DENIED:
+            return None
+        arguments, options = engine.dialect.create_connect_args(url)
+        try:
+            # A connection of its own: the one that was refused is lost, and there may be no other.
+            with psycopg.connect(*arguments, **{**PATIENCE, **options}) as connection:
+                return "; ".join(row[0] for row in connection.execute(_MISSING_RIGHTS)) or _OWNER
+        except psycopg.Error:
+            return _OWNER
+
+    def elsewhere(self, connection: Connection) -> str | None:
+        found = connection.exec_driver_sql(_ELSEWHERE, (VERSION_TABLE,)).first()
+        if found is None:
+            return None
+        schema, role, usable = found
+        if not usable:
+            return f"this role does not see their schema: GRANT USAGE ON SCHEMA {schema} TO {role}"
+        return f"they are in a schema that this role does not search: ALTER ROLE {role} SET search_path = {schema}"
 
     def acquire(self, cursor: Any, ask: Ask) -> Answer:
         statement = acquire_statement(
@@ -251,15 +307,19 @@ class PostgresqlListener:
         """A listener, or None behind a pooler, where a session's LISTEN would be another's."""
         arguments, options = engine.dialect.create_connect_args(url)
         try:
-            connection = psycopg.connect(*arguments, **{**PATIENCE, **options}, autocommit=True)
-            if behind_pooler(connection):
+            connection = psycopg.connect(*arguments, **{**PATIENCE, **options, **ENCODING}, autocommit=True)
+            try:
+                if behind_pooler(connection):
+                    connection.close()
+                    return None
+                for channel in {CHANNEL, CHANNEL + (session_id or "")}:
+                    connection.execute(f'LISTEN "{channel}"')
+                return cls(connection)
+            except BaseException:
                 connection.close()
-                return None
-            for channel in {CHANNEL, CHANNEL + (session_id or "")}:
-                connection.execute(f'LISTEN "{channel}"')
-        except psycopg.Error as error:
-            raise StoreUnavailable(f"{url.render_as_string(hide_password=True)}: {error}") from error
-        return cls(connection)
+                raise
+        except (psycopg.Error, OSError) as error:  # a process may have no file descriptor left
+            raise StoreUnavailable(f"{shown_url(url)}: {without_secrets(str(error), url)}") from error
 
     def wait(self, timeout_seconds: float) -> set[str] | None:
         heard = False

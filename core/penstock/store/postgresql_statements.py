@@ -9,6 +9,10 @@ import psycopg
 from penstock.store.asking import AGED, LOOK, OVERFLOW, QUEUED
 
 GRANT_LOCK = 0x70656E73  # "pens": one grant lock for each database schema
+# The schema of the tables, not the search path's first: that may be another one for each role of one store. By name, as
+# versions with schema 0002 have it, which mostly see the same one: they share the lock.
+STORE = """hashtext(coalesce((SELECT nspname FROM pg_namespace
+WHERE oid = (SELECT relnamespace FROM pg_class WHERE oid = to_regclass('penstock_meta'))), current_schema()))"""
 CHANNEL = "penstock_granted"  # for tickets; with a session's id at its end, for the waiters of that session
 
 NOW = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint + %(shift)s::bigint"
@@ -30,6 +34,7 @@ class _Syntax:
     share = " FOR KEY SHARE"
     update = " FOR UPDATE"
     skip = " FOR UPDATE SKIP LOCKED"
+    queued = QUEUED
     returns_ids = True
 
     def parameter(self, name: str) -> str:
@@ -130,7 +135,7 @@ def acquire_statement(*, limited: bool, unlimited: bool, member: bool) -> str:
 
 # A pass without the lock grants nothing. The lock's statement is not the pass's: that must see what is committed.
 TRY_LOCK = f"""
-SELECT set_config('penstock.locked', pg_try_advisory_xact_lock({GRANT_LOCK}, hashtext(current_schema()))::text, true)
+SELECT set_config('penstock.locked', pg_try_advisory_xact_lock({GRANT_LOCK}, {STORE})::text, true)
 """
 # The usual pass in one statement: of each open limit the first waiters that want nothing else, as many as fit, up to
 # the first that is not so simple (it wants other limits, too, or is not eligible). No aged waiter may be there: it may

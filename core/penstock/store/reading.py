@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, func, or_, select
 
 from penstock.claim import Claim, ClaimKind, Liveness
 from penstock.decision import HeldSlot, Reason
@@ -52,15 +53,23 @@ SELECT id FROM penstock_claim WHERE id IN ({ids}) AND state = 'waiting'
 """
 
 
-def limit_rows(connection: Connection) -> tuple[LimitRow, ...]:
-    """Every limit with what is held and waiting, by key."""
-    in_use = select(t.slot.c.limit_id, func.count()).where(t.slot.c.claim_id.is_not(None)).group_by(t.slot.c.limit_id)
-    queued = select(t.waiter.c.limit_id, func.count()).group_by(t.waiter.c.limit_id)
+def limit_rows(connection: Connection, which: ColumnElement[bool] | None = None) -> tuple[LimitRow, ...]:
+    """Every limit, or those, with what is held and waiting, by key."""
+    s, w = t.slot.c, t.waiter.c
+    in_use = select(s.limit_id, func.count()).where(s.claim_id.is_not(None)).group_by(s.limit_id)
+    queued = select(w.limit_id, func.count(), func.min(w.enqueued_at)).group_by(w.limit_id)
+    chosen = select(t.limit).order_by(t.limit.c.key)
+    if which is not None:
+        in_use, queued = (
+            in_use.join_from(t.slot, t.limit).where(which),
+            queued.join_from(t.waiter, t.limit).where(which),
+        )
+        chosen = chosen.where(which)
     held: dict[int, int] = dict(connection.execute(in_use).all())
-    waiting: dict[int, int] = dict(connection.execute(queued).all())
-    rows = connection.execute(select(t.limit).order_by(t.limit.c.key)).all()
+    waiting = {limit_id: (count, since) for limit_id, count, since in connection.execute(queued)}
     return tuple(
-        LimitRow(row.key, row.capacity, Source(row.source), held.get(row.id, 0), waiting.get(row.id, 0)) for row in rows
+        LimitRow(row.key, row.capacity, Source(row.source), held.get(row.id, 0), *waiting.get(row.id, (0, None)))
+        for row in connection.execute(chosen)
     )
 
 
@@ -73,16 +82,16 @@ def snapshot(connection: Connection, now: int) -> Snapshot:
         for row in connection.execute(select(t.session).order_by(t.session.c.id))
     )
     expiry = {row.session.session_id: row.expires_at for row in sessions}
-    claims = _claims(connection, LIVE, expiry)
-    return Snapshot(now, limit_rows(connection), claims, sessions)
+    return Snapshot(now, limit_rows(connection), claims(connection, LIVE, expiry), sessions)
 
 
 def probed(connection: Connection) -> tuple[ClaimRow, ...]:
     """The claims that live on while their host says so."""
-    return _claims(connection, LIVE & (t.claim.c.liveness == Liveness.PROBE.value), {})
+    return claims(connection, LIVE & (t.claim.c.liveness == Liveness.PROBE.value), {})
 
 
-def _claims(connection: Connection, which: ColumnElement[bool], expiry: Mapping[str, int]) -> tuple[ClaimRow, ...]:
+def claims(connection: Connection, which: ColumnElement[bool], expiry: Mapping[str, int]) -> tuple[ClaimRow, ...]:
+    """These claims in order of their rank; `expiry` says when each session ends, in µs."""
     chosen = select(t.claim.c.id).where(which)
     slots: dict[str, list[HeldSlot]] = defaultdict(list)
     for row in connection.execute(
@@ -97,11 +106,11 @@ def _claims(connection: Connection, which: ColumnElement[bool], expiry: Mapping[
         select(t.member).where(t.member.c.claim_id.in_(chosen)).order_by(t.member.c.session_id)
     ):
         members[row.claim_id].append(row.session_id)
-    claims = []
+    found = []
     for row in connection.execute(select(t.claim).where(which).order_by(t.claim.c.rank, t.claim.c.id)):
         session_ids = tuple(members[row.id]) if row.session_id is None else (row.session_id,)
         expires = [expiry[session_id] for session_id in session_ids if session_id in expiry]
-        claims.append(
+        found.append(
             ClaimRow(
                 claim=claim_of(row),
                 state=ClaimState(row.state),
@@ -118,7 +127,7 @@ def _claims(connection: Connection, which: ColumnElement[bool], expiry: Mapping[
                 version=row.version,
             )
         )
-    return tuple(claims)
+    return tuple(found)
 
 
 def configuration(connection: Connection) -> StoredConfiguration:
@@ -209,7 +218,13 @@ def label_of(host: str, deployment: str, run_id: str | None, op_id: str | None, 
 
 def history(connection: Connection, since: int) -> tuple[HistoryRow, ...]:
     """Events from `since` (µs) on, oldest first."""
-    rows = connection.execute(select(t.history).where(t.history.c.at >= since).order_by(t.history.c.at, t.history.c.id))
+    lines = select(t.history).where(t.history.c.at >= since).order_by(t.history.c.at, t.history.c.id)
+    return history_rows(connection, lines)
+
+
+def history_rows(connection: Connection, lines: Select[Any]) -> tuple[HistoryRow, ...]:
+    """Lines of the history."""
+    rows = connection.execute(lines)
     return tuple(
         HistoryRow(
             at=row.at,

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, exists, or_, select, union_all, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    delete,
+    exists,
+    literal_column,
+    or_,
+    select,
+    union_all,
+    update,
+)
 
 from penstock.claim import ClaimKind, Liveness
 from penstock.session import steady_seconds
@@ -19,6 +31,8 @@ JUMP = 10_000_000
 """A database clock that moved this much (µs) against our own steady one since the last look has jumped."""
 TICKET_AFTER_JUMP = 300_000_000
 """What a ticket still has (µs) after a jump, if it has not more: as much as one has after a touch by default."""
+AT_ONCE = 500
+"""So many claims are named in one statement: databases take a few ten thousand values at most."""
 
 
 class ClockJumps:
@@ -26,6 +40,7 @@ class ClockJumps:
 
     def __init__(self) -> None:
         self._last: tuple[int, float] | None = None
+        self.clean_at: int | None = None  # the store's time at the last look that found nothing to reap
 
     def seen(self, now: int) -> bool:
         """Whether the store's clock ran away from ours since the last call. Again until it is `borne`."""
@@ -37,7 +52,21 @@ class ClockJumps:
 
     def borne(self, now: int) -> None:
         """Everybody has been given the time for it."""
-        self._last = (now, steady_seconds())
+        self._last, self.clean_at = (now, steady_seconds()), None
+
+
+def give_time(connection: Connection, now: int, clean_at: int | None, times: StoreTimes) -> None:
+    """What has expired before the last look, which found nothing, was written since, by a clock that had been set and
+    was set right again before anybody looked: it has its time from now on.
+    """
+    if clean_at is None:
+        return
+    living = t.claim.c.state != ClaimState.ENDED.value
+    late = now + TICKET_AFTER_JUMP
+    connection.execute(
+        update(t.session).where(_session_expired(clean_at, times)).values(expires_at=now + t.session.c.ttl)
+    )
+    connection.execute(update(t.claim).where(living, t.claim.c.deadline < clean_at).values(deadline=late))
 
 
 def extend_all(connection: Connection, now: int) -> None:
@@ -56,10 +85,7 @@ def due(connection: Connection, now: int, times: StoreTimes) -> bool:
     """Whether there is anything to reap; a plain read."""
     looks = union_all(
         select(t.session.c.id).where(_session_expired(now, times)),
-        *(  # each by an index, past the tombstones
-            select(t.claim.c.id).where(t.claim.c.state != ClaimState.ENDED.value, condition)
-            for condition in _ways_to_be_unowned(now)
-        ),
+        *_looks_for_unowned(now),
         select(t.claim.c.id).where(_unacknowledged(now, times)),
         select(t.claim.c.id).where(_old_tombstone(now, times)),
     ).limit(1)
@@ -73,17 +99,20 @@ def reap(connection: Connection, now: int, times: StoreTimes) -> tuple[Expired, 
     connection.execute(delete(t.session).where(_session_expired(now, times)))
     gone = ~exists().where(t.session.c.id == t.member.c.session_id)
     connection.execute(delete(t.member).where(gone))
-    # Runs before their late pools, which go with them.
-    unowned = select(t.claim).where(_unowned(now)).order_by(t.claim.c.kind == ClaimKind.RUN_POOL.value, t.claim.c.id)
+    found = sorted(set(connection.scalars(union_all(*_looks_for_unowned(now)))))
     ended = set[str]()
-    for row in connection.execute(unowned.with_for_update(skip_locked=True)).all():
-        if row.kind == ClaimKind.RUN_POOL.value and row.parent_id in ended:
-            continue
-        ended.add(row.id)
-        reason = WHY_EXPIRED[Liveness(row.liveness)]
-        end_claim(connection, row, Event.EXPIRED, now, reason)
-        held = None if row.granted_at is None else (now - row.granted_at) / 1_000_000
-        expired.append(Expired(claim_of(row), held, reason))
+    for first in range(0, len(found), AT_ONCE):
+        these = and_(t.claim.c.id.in_(found[first : first + AT_ONCE]), _unowned(now))
+        # Runs before their late pools, which go with them.
+        unowned = select(t.claim).where(these).order_by(t.claim.c.kind == ClaimKind.RUN_POOL.value, t.claim.c.id)
+        for row in connection.execute(unowned.with_for_update(skip_locked=True)).all():
+            if row.kind == ClaimKind.RUN_POOL.value and row.parent_id in ended:
+                continue
+            ended.add(row.id)
+            reason = WHY_EXPIRED[Liveness(row.liveness)]
+            end_claim(connection, row, Event.EXPIRED, now, reason)
+            held = None if row.granted_at is None else (now - row.granted_at) / 1_000_000
+            expired.append(Expired(claim_of(row), held, reason))
     for row in connection.execute(
         select(t.claim).where(_unacknowledged(now, times)).order_by(t.claim.c.id).with_for_update(skip_locked=True)
     ).all():
@@ -111,6 +140,12 @@ def _session_expired(now: int, times: StoreTimes) -> ColumnElement[bool]:
     return t.session.c.expires_at < now - int(times.grace_seconds * 1_000_000)
 
 
+def _looks_for_unowned(now: int) -> list[Select[tuple[str]]]:
+    """Each by an index, past the tombstones: of all ways in one condition most databases make a scan."""
+    living = t.claim.c.state != ClaimState.ENDED.value
+    return [select(t.claim.c.id).where(living, way) for way in _ways_to_be_unowned(now)]
+
+
 def _unowned(now: int) -> ColumnElement[bool]:
     return and_(t.claim.c.state != ClaimState.ENDED.value, or_(*_ways_to_be_unowned(now)))
 
@@ -120,23 +155,24 @@ def _ways_to_be_unowned(now: int) -> list[ColumnElement[bool]]:
     parent = t.claim.alias("parent")
     orphan = ~exists().where(parent.c.id == c.parent_id, parent.c.state != ClaimState.ENDED.value)
     joined = exists().where(t.member.c.claim_id == c.id, t.session.c.id == t.member.c.session_id)
-    of_run = c.live_holder.is_not(None)  # as every claim of a run has; for the index
     return [
         and_(c.session_id.is_not(None), ~exists().where(t.session.c.id == c.session_id)),
         c.deadline < now,
-        and_(of_run, c.kind != ClaimKind.OP.value, c.liveness == Liveness.SESSION.value, ~joined),
-        and_(of_run, c.kind == ClaimKind.RUN_POOL.value, c.liveness == Liveness.PARENT.value, orphan),
+        and_(t.OF_A_RUN, c.liveness == Liveness.SESSION.value, ~joined),
+        and_(t.OF_A_RUN, c.kind == ClaimKind.RUN_POOL.value, c.liveness == Liveness.PARENT.value, orphan),
     ]
 
 
 def _unacknowledged(now: int, times: StoreTimes) -> ColumnElement[bool]:
     c = t.claim.c
     ticket = int(times.acknowledge_ticket_seconds * 1_000_000)
-    live = int(times.acknowledge_seconds * 1_000_000)
+    live, least = int(times.acknowledge_seconds * 1_000_000), int(times.acknowledge_least_seconds * 1_000_000)
+    # Both: more than the least; and than the least with half of the wait. A clock set back makes the wait negative.
+    soon = and_(c.granted_at < now - least, 3 * c.granted_at - c.enqueued_at < 2 * (now - least))
     return and_(
-        c.state == ClaimState.GRANTED.value,
+        c.state == literal_column(f"'{ClaimState.GRANTED.value}'"),  # no parameter: only so is the index known to serve
         or_(
-            and_(c.liveness == Liveness.SESSION.value, c.granted_at < now - live),
+            and_(c.liveness == Liveness.SESSION.value, or_(c.granted_at < now - live, soon)),
             and_(c.liveness != Liveness.SESSION.value, c.granted_at < now - ticket),
         ),
     )

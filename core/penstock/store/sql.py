@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, delete, func, select, union, update
 
 from penstock.claim import Claim, Liveness
 from penstock.decision import Reason
@@ -20,7 +20,6 @@ from penstock.store import admission, deciding, granting, limits, reading, reapi
 from penstock.store import tables as t
 from penstock.store.admission import Unsettled
 from penstock.store.asking import Ask, no_room_again
-from penstock.store.configured import Configured
 from penstock.store.contract import (
     ClaimRow,
     ClaimState,
@@ -39,13 +38,15 @@ from penstock.store.contract import (
 )
 from penstock.store.database import Transaction, again_if_cut_off, again_if_undone
 from penstock.store.digests import digest
+from penstock.store.views import Views
 
 log = logging.getLogger("penstock.store")
-LOOKS = 50
+LOOKS, UPKEEP_LOOKS = 50, 10
+"""Of one pass at most; the latter where beats would have to wait for it, however many come and go meanwhile."""
 FRUITLESS_LOOKS = 3
 
 
-class SqlStore(Configured):
+class SqlStore(Views):
     """See `penstock.store.contract.Store`."""
 
     def __init__(self, url: str, *, times: StoreTimes | None = None, create: bool = True) -> None:
@@ -97,17 +98,18 @@ class SqlStore(Configured):
         joined = select(m.claim_id).where(m.session_id == session_id)
         with self.transaction() as tx:
             tx.connection.execute(delete(t.session).where(t.session.c.id == session_id))
-            mine = self._in_order_of_leaving(tx, or_(t.claim.c.session_id == session_id, t.claim.c.id.in_(joined)))
+            mine = self._in_order_of_leaving(tx, t.claim.c.session_id == session_id, t.claim.c.id.in_(joined))
         for claim_id in mine:
             self.release(claim_id, session_id)
         with self.transaction() as tx:
             tx.connection.execute(delete(t.member).where(m.session_id == session_id))
 
-    def _in_order_of_leaving(self, tx: Transaction, which: ColumnElement[bool]) -> Sequence[str]:
-        """Those that wait first: none of them is granted what the others leave."""
+    def _in_order_of_leaving(self, tx: Transaction, *ways: ColumnElement[bool]) -> Sequence[str]:
+        """Those that wait first: none of them is granted what the others leave. Each way is looked up by an index."""
         c = t.claim.c
-        holds = c.state.in_([ClaimState.GRANTED.value, ClaimState.HELD.value])
-        return tx.connection.scalars(select(c.id).where(which).order_by(holds, c.id)).all()
+        holds = c.state.in_([ClaimState.GRANTED.value, ClaimState.HELD.value]).label("holds")
+        found = union(*(select(c.id, holds).where(way) for way in ways)).subquery()
+        return tx.connection.scalars(select(found.c.id).order_by(found.c.holds, found.c.id)).all()
 
     # -- claims ------------------------------------------------------------------------------------------------------
 
@@ -302,7 +304,7 @@ class SqlStore(Configured):
     def _grant(self, *, found: bool = False) -> set[str]:
         """Try the grant lock; on success grant until nothing is left. Who was granted. `found`: a look said so."""
         granted, fruitless = set[str](), 0
-        for _ in range(LOOKS):
+        for _ in range(UPKEEP_LOOKS if self.upkeep else LOOKS):
             with self.cursor() as cursor:
                 found = found or self.dialect.look(cursor)
                 at_once: list[str] | None = []
@@ -368,6 +370,8 @@ class SqlStore(Configured):
         with self.transaction(read_only=True) as tx:
             jumped = self._jumps.seen(tx.now)
             work = reaping.due(tx.connection, tx.now, self.times)
+            if not jumped and not work:
+                self._jumps.clean_at = tx.now
             sessions = select(func.count()).select_from(t.session).scalar_subquery()
             settled = t.meta.c.settled_version == t.meta.c.configuration_version
             facts = tx.connection.execute(select(settled, sessions)).one()
@@ -382,9 +386,11 @@ class SqlStore(Configured):
                     del expired[claim_id]
             if not self.dialect.try_grant_lock(tx.connection):
                 return
+            jumped = self._jumps.seen(tx.now) or jumped  # it may have been set since the look
             if jumped:
                 reaping.extend_all(tx.connection, tx.now)
             else:
+                reaping.give_time(tx.connection, tx.now, self._jumps.clean_at, self.times)
                 for one in reaping.reap(tx.connection, tx.now, self.times):
                     expired[one.claim.claim_id] = one
         if jumped:

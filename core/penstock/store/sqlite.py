@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sqlite3
 import time
@@ -19,7 +20,7 @@ from sqlalchemy.exc import OperationalError
 from penstock.decision import HeldSlot
 from penstock.errors import StoreUnavailable
 from penstock.store import stepwise
-from penstock.store.asking import CONNECTIONS, LOOK, POOL, Answer, Ask
+from penstock.store.asking import CONNECTIONS, LOOK, POOL, QUEUED, Answer, Ask
 from penstock.store.writing import Cursor
 
 _BACKOFF_SECONDS = (0.0002, 0.004)
@@ -27,6 +28,7 @@ _BACKOFF_SECONDS = (0.0002, 0.004)
 
 class _Syntax:
     quote, now, share, update, skip = "`", "(penstock_now() + :shift)", "", "", ""
+    queued = QUEUED
     returns_ids = True
 
     def parameter(self, name: str) -> str:
@@ -119,6 +121,18 @@ class SqliteDialect:
     def was_undone(self, error: BaseException) -> bool:
         return False
 
+    def was_blocked(self, error: BaseException) -> bool:
+        return "locked" in str(error)
+
+    def missing_right(self, error: BaseException, url: URL, engine: Engine) -> str | None:
+        # A file system, or a connection, may be read-only for a while: that is an outage, and waited for.
+        if "readonly database" in str(error) and url.database and not os.access(url.database, os.W_OK):
+            return f"give this user the right to write {url.database}, the files beside it, and their folder"
+        return None
+
+    def elsewhere(self, connection: Connection) -> str | None:
+        return None
+
     def acquire(self, cursor: sqlite3.Cursor, ask: Ask) -> Answer:
         self._begin_immediate(cursor)
         answer = stepwise.acquire(Cursor(cursor, SYNTAX), ask, stepwise.write)
@@ -128,7 +142,10 @@ class SqliteDialect:
     def acknowledge(
         self, cursor: sqlite3.Cursor, claim_id: str, session_id: str, *, shift: int
     ) -> tuple[HeldSlot, ...] | None:
-        return None
+        self._begin_immediate(cursor)
+        slots = stepwise.acknowledge(Cursor(cursor, SYNTAX), claim_id, session_id, shift)
+        cursor.execute("ROLLBACK" if slots is None else "COMMIT")
+        return slots
 
     def release(self, cursor: sqlite3.Cursor, claim_id: str, session_id: str, *, shift: int) -> tuple[bool, bool]:
         self._begin_immediate(cursor)

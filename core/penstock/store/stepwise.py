@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from penstock.decision import HeldSlot
 from penstock.rules import Demand
 from penstock.store.asking import AGED, OVERFLOW, Answer, Ask, held_slots, joins
 from penstock.store.contract import ClaimState
@@ -48,6 +49,13 @@ VALUES (:limit_id, :rank, :id, :slots, :enqueued_at)
 """
 JOIN = "INSERT INTO penstock_member (claim_id, session_id) VALUES (:id, :owner_id)"
 
+ACKNOWLEDGE = """
+UPDATE penstock_claim SET state = 'held', acknowledged_at = {now}
+WHERE id = :id AND session_id = :session_id AND state = 'granted' AND kind = 'op'
+"""
+SLOTS = """
+SELECT l.`key`, s.n, s.epoch FROM penstock_slot s JOIN penstock_limit l ON l.id = s.limit_id WHERE s.claim_id = :id
+"""
 HELD = """
 SELECT {now}, granted_at, demands, host, deployment, run_id, op_id, name FROM penstock_claim
 WHERE id = :id AND session_id = :session_id AND state = 'held' AND kind = 'op'{update}
@@ -151,6 +159,13 @@ def _written_claim(ask: Ask, values: dict[str, Any], now: int, *, held: bool) ->
         "granted_at": now if held else None,
         "acknowledged_at": now if held else None,
     }
+
+
+def acknowledge(cursor: Cursor, claim_id: str, session_id: str, shift: int) -> tuple[HeldSlot, ...] | None:
+    """Hold what an op claim of this session was granted: its slots. None when it is not one: nothing was done then."""
+    if cursor(ACKNOWLEDGE, {"id": claim_id, "session_id": session_id, "shift": shift}).rowcount != 1:
+        return None
+    return held_slots(cursor(SLOTS, {"id": claim_id}).fetchall())
 
 
 def release(cursor: Cursor, claim_id: str, session_id: str, shift: int) -> bool:

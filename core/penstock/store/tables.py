@@ -17,13 +17,17 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    TextClause,
     and_,
     literal_column,
     or_,
+    text,
 )
 
-REVISION = "0002"
-"""The Alembic revision that this version works with."""
+REVISION = "0003"
+"""The Alembic revision that `penstock db upgrade` of this version brings."""
+OLDEST = "0002"
+"""The oldest tables that this version works with, too: so it can be everywhere before anybody upgrades the store."""
 VERSION_TABLE = "penstock_schema_version"
 
 StoredRow = Any
@@ -42,7 +46,7 @@ def _table(name: str, *columns: Column[Any], **options: Any) -> Table:
     return table
 
 
-def _partial_index(name: str, *columns: Column[Any], where: ColumnElement[bool]) -> None:
+def _partial_index(name: str, *columns: Column[Any], where: ColumnElement[bool] | TextClause) -> None:
     """An index of the rows that somebody looks for in it; whole where the database knows no partial ones."""
     Index(f"penstock_{name}", *columns, sqlite_where=where, postgresql_where=where)
 
@@ -52,6 +56,13 @@ meta = _table(
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("configuration_version", Integer, nullable=False),
     Column("settled_version", Integer, nullable=False),
+)
+
+schema = _table(
+    "schema",
+    Column("revision", String(32), primary_key=True),
+    # The oldest version of Penstock, by the revision that it brings, that works with these tables.
+    Column("works_from", String(32), nullable=False),
 )
 
 configuration = _table(
@@ -74,7 +85,9 @@ limit = _table(
     Column("draining", Boolean, nullable=False),
     Column("settled_at", BigInteger, nullable=False),
 )
-_partial_index("limit_draining", limit.c.draining, where=limit.c.draining)
+DRAINING = text("draining")
+"""In the words of the index: `draining = 1`, as SQLAlchemy says it to SQLite, is not seen to be the same."""
+_partial_index("limit_draining", limit.c.draining, where=DRAINING)
 
 slot = _table(
     "slot",
@@ -132,6 +145,13 @@ _partial_index(
     claim.c.state,
     claim.c.rank,
     where=or_(claim.c.state == literal_column("'waiting'"), claim.c.state == literal_column("'granted'")),
+)
+
+OF_A_RUN = and_(claim.c.live_holder.is_not(None), claim.c.kind != literal_column("'op'"))
+"""Live claims of runs and of their late pools: few beside those of ops."""
+# A whole one would be paid for by every op's claim.
+Index("penstock_claim_run", claim.c.kind, sqlite_where=OF_A_RUN, postgresql_where=OF_A_RUN).ddl_if(
+    callable_=lambda *_args, dialect, **_kwargs: dialect.name in ("sqlite", "postgresql")
 )
 
 waiter = _table(

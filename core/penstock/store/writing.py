@@ -1,7 +1,8 @@
 """Statements written once, for the driver's own cursor: the hot path cannot afford to build them anew each time.
 
-They are text with `:name` for parameters, `{now}` for the clock, `{share}`, `{update}` and `{skip}` for locks, and
-`{ids}` for a list. The backticks around `rank`, `key` and the like are for MySQL, where these words are reserved.
+They are text with `:name` for parameters, `{now}` for the clock, `{queued}` for a common table, `{ids}` for a list, and
+`{share}`, `{update}` and `{skip}` for locks. The backticks around `rank`, `key` and the like are for MySQL, where these
+words are reserved.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ class Syntax(Protocol):
     share: str
     update: str
     skip: str
+    queued: str
+    """The limits that have waiters, as a common table."""
     returns_ids: bool
     """Whether INSERT can return what it wrote; else there is `lastrowid`."""
 
@@ -58,5 +61,5 @@ class Cursor:
 def _written(statement: str, syntax: Syntax, ids: int) -> str:
     marks = ", ".join(f":id_{i}" for i in range(ids)) or "''"
     locks = {"share": syntax.share, "update": syntax.update, "skip": syntax.skip}
-    text = statement.format(now=syntax.now, ids=marks, **locks).replace("`", syntax.quote)
+    text = statement.format(now=syntax.now, queued=syntax.queued, ids=marks, **locks).replace("`", syntax.quote)
     return re.sub(r"(?<!:):([a-z]\w*)", lambda match: syntax.parameter(match[1]), text)

@@ -13,6 +13,9 @@ from airflow.sdk import DAG, TaskGroup, dag, get_current_context, task
 from penstock_airflow import limited
 from recording import record
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from hostile import NO_TEMPLATES, usable
+
 RECORD = f"{sys.executable} {Path(__file__).with_name('recording.py')}"
 PER_CUSTOMER = [{"key": "customer", "value": {"applyLimitPerUniqueValue": True}, "limit": 1}]
 
@@ -132,3 +135,13 @@ with limited("exclusive", on_blocked="skip")(DAG("exclusive", schedule=None, max
             time.sleep(0.1)
 
     hold_on() >> BashOperator(task_id="afterwards", bash_command=f"{RECORD} exclusive", trigger_rule="all_done")
+
+
+with DAG("hostile", schedule=None):
+
+    @limited("{{ pool }}", tags={"text": "{{ text }}"})
+    @task
+    def named(pool: str, text: str) -> None:
+        record(f"hostile {text}", 0.0)
+
+    named.expand_kwargs([{"pool": usable(text), "text": text} for text in NO_TEMPLATES])

@@ -83,7 +83,8 @@ for name, weight in (("low", 1), ("high", 50)):
             )
         )
 
-with DAG("exempt_setup", schedule=None):
+# Paused, for it is run by `airflow dags test`: a scheduler that runs beside it would start the same tasks.
+with DAG("exempt_setup", schedule=None, is_paused_upon_creation=True):
     make, use, remove = (
         PythonOperator(task_id=name, python_callable=record, op_args=[f"exempt_{name}", 0.2])
         for name in ("make", "use", "remove")

@@ -13,7 +13,7 @@ import click
 import pytest
 from penstock.cli import COMMANDS
 from penstock.cli import penstock as cli
-from penstock.store.tables import REVISION
+from penstock.store.tables import OLDEST, REVISION
 
 Penstock = Callable[..., "subprocess.CompletedProcess[str]"]
 LIMIT_KEYS = {"key", "kind", "capacity", "held", "waiting", "granularity", "source", "description"}
@@ -121,7 +121,7 @@ def test_tables_show_names_as_they_are_and_uncut(penstock: Penstock) -> None:
 
 def test_db_and_status(penstock: Penstock) -> None:
     assert penstock("db", "upgrade").returncode == 0
-    assert f"schema {REVISION}, this version works with {REVISION}" in penstock("db", "current").stdout
+    assert f"schema {REVISION}, this version works with {OLDEST} to {REVISION}" in penstock("db", "current").stdout
     assert as_json(penstock("status", "--json")) == {"limits": [], "leases": [], "waiters": [], "sessions": []}
     assert penstock("status").returncode == 0
 

@@ -24,12 +24,16 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 Janitor = Callable[..., "subprocess.Popen[str]"]
 on_sql = pytest.mark.parametrize("store_kind", ["sqlite", "postgresql", "mariadb"], indirect=True)
 on_sqlite = pytest.mark.parametrize("store_kind", ["sqlite"], indirect=True)
-MORTAL = dataclasses.replace(CALM, session_ttl_seconds=30)
+MORTAL = dataclasses.replace(CALM, session_ttl_seconds=600)  # it does not beat before a janitor has come
 
 
-def die(store: Any, engine: Engine, *pools: str) -> None:
-    """A holder whose session ran out an hour ago, by the clock of everybody else."""
-    store.clock_shift = -3600 * SECOND
+def die(store: Any, engine: Engine, *pools: str, seconds_ago: float = 3000.0) -> None:
+    """A holder whose session expired so long ago, by the clock of everybody else.
+
+    Not before the last look of whoever is looking: that is taken for a clock that was wrong for a moment.
+    """
+    lives = engine.settings.session_ttl_seconds + store.times.grace_seconds
+    store.clock_shift = -int((lives + seconds_ago) * SECOND)
     engine.acquire(engine.claim(*pools))
     store.clock_shift = 0
 
@@ -90,7 +94,7 @@ def test_it_goes_on_until_it_is_told_to_stop(
     child = janitor("--interval", "0.1")
     assert child.stdout is not None
     for _ in range(2):
-        die(store, new_engine(settings=MORTAL), "a")
+        die(store, new_engine(settings=MORTAL), "a", seconds_ago=-1.0)
         assert "ended 1 that nobody stood behind any more" in child.stdout.readline()
     child.terminate()
     assert child.wait(30) == 0
@@ -103,7 +107,7 @@ def test_sigint_stops_it_and_rounds_that_do_nothing_say_nothing(
 ) -> None:
     configure(pools={"limits": {"a": 1}})
     child = janitor("--interval", "0.1", "--json")
-    die(store, new_engine(settings=MORTAL), "a")
+    die(store, new_engine(settings=MORTAL), "a", seconds_ago=-1.0)
     assert child.stdout is not None
     assert json.loads(child.stdout.readline())["expired"] == 1
     child.send_signal(signal.SIGINT)

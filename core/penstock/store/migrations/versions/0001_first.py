@@ -1,20 +1,17 @@
 """The first tables."""
 
-from typing import Any
-
 import sqlalchemy as sa
 from alembic import op
+from penstock.store.migrations import steps
 
 revision = "0001"
 down_revision = None
 branch_labels = None
 depends_on = None
 
-MYSQL: dict[str, Any] = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
-
 
 def upgrade() -> None:
-    op.create_table(
+    steps.create_table(
         "penstock_claim",
         sa.Column("id", sa.String(length=36), nullable=False),
         sa.Column("live_holder", sa.String(length=64), nullable=True),
@@ -44,12 +41,11 @@ def upgrade() -> None:
         sa.Column("outcome", sa.String(length=16), nullable=True),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("live_holder"),
-        **MYSQL,
     )
-    op.create_index("penstock_claim_ended", "penstock_claim", ["ended_at"], unique=False)
-    op.create_index("penstock_claim_session", "penstock_claim", ["session_id"], unique=False)
-    op.create_index("penstock_claim_state", "penstock_claim", ["state", "liveness"], unique=False)
-    op.create_table(
+    steps.create_index("penstock_claim_ended", "penstock_claim", ["ended_at"])
+    steps.create_index("penstock_claim_session", "penstock_claim", ["session_id"])
+    steps.create_index("penstock_claim_state", "penstock_claim", ["state", "liveness"])
+    steps.create_table(
         "penstock_configuration",
         sa.Column("version", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("document", sa.JSON(), nullable=False),
@@ -57,9 +53,8 @@ def upgrade() -> None:
         sa.Column("changed_by", sa.Text(), nullable=False),
         sa.Column("changed_from", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("version"),
-        **MYSQL,
     )
-    op.create_table(
+    steps.create_table(
         "penstock_history",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("at", sa.BigInteger(), nullable=False),
@@ -73,10 +68,9 @@ def upgrade() -> None:
         sa.Column("held", sa.BigInteger(), nullable=True),
         sa.Column("detail", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
-        **MYSQL,
     )
-    op.create_index("penstock_history_at", "penstock_history", ["at"], unique=False)
-    op.create_table(
+    steps.create_index("penstock_history_at", "penstock_history", ["at"])
+    steps.create_table(
         "penstock_limit",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("digest", sa.String(length=64), nullable=False),
@@ -86,26 +80,23 @@ def upgrade() -> None:
         sa.Column("draining", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("digest"),
-        **MYSQL,
     )
-    op.create_table(
+    steps.create_table(
         "penstock_member",
         sa.Column("claim_id", sa.String(length=36), nullable=False),
         sa.Column("session_id", sa.String(length=36), nullable=False),
         sa.PrimaryKeyConstraint("claim_id", "session_id"),
-        **MYSQL,
     )
-    op.create_index("penstock_member_session", "penstock_member", ["session_id"], unique=False)
-    op.create_table(
+    steps.create_index("penstock_member_session", "penstock_member", ["session_id"])
+    steps.create_table(
         "penstock_meta",
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("configuration_version", sa.Integer(), nullable=False),
         sa.Column("settled_version", sa.Integer(), nullable=False),
         sa.Column("last_epoch", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
-        **MYSQL,
     )
-    op.create_table(
+    steps.create_table(
         "penstock_session",
         sa.Column("id", sa.String(length=36), nullable=False),
         sa.Column("host", sa.Text(), nullable=False),
@@ -115,10 +106,9 @@ def upgrade() -> None:
         sa.Column("ttl", sa.BigInteger(), nullable=False),
         sa.Column("expires_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
-        **MYSQL,
     )
-    op.create_index("penstock_session_expires", "penstock_session", ["expires_at"], unique=False)
-    op.create_table(
+    steps.create_index("penstock_session_expires", "penstock_session", ["expires_at"])
+    steps.create_table(
         "penstock_slot",
         sa.Column("limit_id", sa.Integer(), nullable=False),
         sa.Column("n", sa.BigInteger(), autoincrement=False, nullable=False),
@@ -130,25 +120,10 @@ def upgrade() -> None:
             ["penstock_limit.id"],
         ),
         sa.PrimaryKeyConstraint("limit_id", "n"),
-        **MYSQL,
     )
-    op.create_index(
-        "penstock_slot_claim",
-        "penstock_slot",
-        ["claim_id"],
-        unique=False,
-        sqlite_where=sa.text("claim_id IS NOT NULL"),
-        postgresql_where=sa.text("claim_id IS NOT NULL"),
-    )
-    op.create_index(
-        "penstock_slot_free",
-        "penstock_slot",
-        ["limit_id", "n"],
-        unique=False,
-        sqlite_where=sa.text("claim_id IS NULL AND usable"),
-        postgresql_where=sa.text("claim_id IS NULL AND usable"),
-    )
-    op.create_table(
+    steps.create_index("penstock_slot_claim", "penstock_slot", ["claim_id"], where="claim_id IS NOT NULL")
+    steps.create_index("penstock_slot_free", "penstock_slot", ["limit_id", "n"], where="claim_id IS NULL AND usable")
+    steps.create_table(
         "penstock_waiter",
         sa.Column("limit_id", sa.Integer(), nullable=False),
         sa.Column("rank", sa.BigInteger(), autoincrement=False, nullable=False),
@@ -159,18 +134,16 @@ def upgrade() -> None:
             ["penstock_limit.id"],
         ),
         sa.PrimaryKeyConstraint("limit_id", "rank", "claim_id"),
-        **MYSQL,
     )
-    op.create_index("penstock_waiter_claim", "penstock_waiter", ["claim_id"], unique=False)
-    op.bulk_insert(
-        sa.table(
-            "penstock_meta",
-            sa.column("id", sa.Integer),
-            sa.column("configuration_version", sa.Integer),
-            sa.column("settled_version", sa.Integer),
-            sa.column("last_epoch", sa.BigInteger),
-        ),
-        [{"id": 1, "configuration_version": 0, "settled_version": 0, "last_epoch": 0}],
+    steps.create_index("penstock_waiter_claim", "penstock_waiter", ["claim_id"])
+    meta = sa.table(
+        "penstock_meta",
+        sa.column("id", sa.Integer),
+        sa.column("configuration_version", sa.Integer),
+        sa.column("settled_version", sa.Integer),
+        sa.column("last_epoch", sa.BigInteger),
     )
+    if op.get_bind().scalar(sa.select(meta.c.id)) is None:
+        op.bulk_insert(meta, [{"id": 1, "configuration_version": 0, "settled_version": 0, "last_epoch": 0}])
     if op.get_bind().dialect.name == "postgresql":
         op.execute(sa.schema.CreateSequence(sa.Sequence("penstock_epoch", data_type=sa.BigInteger)))

@@ -1,0 +1,1 @@
+"""A long run of all hosts on one store, with faults, judged from outside."""
