@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import penstock
 import pytest
 from configuring import configure
 from soak import __main__ as page
-from soak import judging, record
+from soak import judging, record, witness
 from soak.load import Unit
 from soak.witness import Hold, Witness
 
@@ -104,6 +105,31 @@ def test_the_witness_sees_a_killed_holder_die(tmp_path: Path, monkeypatch: pytes
     assert killed.ended is None
     assert killed.until is not None
     assert before <= killed.until <= time.monotonic()
+
+
+def test_who_is_let_in_before_the_witness_sees_a_death_passes_no_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(witness, "LOOK_SECONDS", 0.5)
+    holds = tmp_path / "holds"
+    holds.touch()
+    script = Path(judging.__file__).parent / "holders" / "holding.py"
+    command = [sys.executable, "-S", script, "command", "one", "60", '{"pool:p": 1}']
+    with Witness(holds) as seen:
+        child = subprocess.Popen(command, env=os.environ | {"SOAK_HOLDS": str(holds)})
+        while not (living := seen.living("penstock run")):
+            time.sleep(0.01)
+        before = time.monotonic()
+        with ThreadPoolExecutor(1) as killing:
+            killed = killing.submit(seen.kill, living[0])
+            child.wait()
+            let_in = hold(time.monotonic(), time.monotonic() + 5, run="two")
+            at = killed.result()
+        assert seen.kill(living[0]) is None
+    assert at is not None
+    assert before <= at <= let_in.began
+    assert living[0].died == at
+    assert judging.violations([*living, let_in], {"pool:p": 1}) == []
 
 
 def soak() -> record.Soak:

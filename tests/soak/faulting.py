@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -16,7 +14,7 @@ from penstock.demo.airflow_host import AirflowHost
 from penstock.demo.prefect_host import PrefectHost
 
 from soak.load import WORK_POOL, CommandFeed, PrefectFeed, patiently
-from soak.witness import Hold, Witness
+from soak.witness import Witness
 
 TASK, FLOW, COMMAND, RUN = "Airflow task", "Prefect flow run", "command", "`penstock run`"
 WORKER, TRIGGERER, DATABASE = "Prefect worker", "Airflow triggerer", "PostgreSQL of the store"
@@ -99,16 +97,9 @@ class Faults(threading.Thread):
         settled = [hold for hold in self._witness.living(host) if time.monotonic() - hold.began > SETTLED_SECONDS]
         if not settled:
             return False
-        return self._kill(kind, self._random.choice(settled))
-
-    def _kill(self, kind: str, hold: Hold) -> bool:
-        try:
-            os.kill(hold.pid, signal.SIGKILL)
-        except ProcessLookupError:
+        if (killed_at := self._witness.kill(self._random.choice(settled))) is None:
             return False
-        self.done.append(Fault(kind, time.monotonic()))
-        while hold.until is None:
-            time.sleep(0.01)
+        self.done.append(Fault(kind, killed_at))
         return True
 
     def _kill_penstock_run(self) -> bool:

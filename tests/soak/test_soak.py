@@ -194,7 +194,7 @@ def test_no_limit_is_passed_nothing_leaks_and_all_ends_well(stage: Stage, tables
     tables.append(markdown(soak))
     if any(wrong.values()):
         print(stage.logs())
-    assert not any(wrong.values()), {what: found for what, found in wrong.items() if found}
+    assert not any(wrong.values()), "\n".join(f"{what}: {one}" for what, found in wrong.items() for one in found)
     kinds = {fault.kind for fault in soak.faults}
     assert kinds == set(faulting.KINDS), "no soak: a fault never came"
     free = [one.key for one in soak.limits if one.most_held < one.capacity]

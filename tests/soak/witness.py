@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import selectors
+import signal
 import threading
 import time
 from dataclasses import dataclass, field
@@ -16,7 +17,10 @@ LOOK_SECONDS = 0.02
 
 @dataclass
 class Hold:
-    """One, by the machine's monotonic clock. `ended` is as its holder told it; `died` is the end of its process."""
+    """One, by the machine's monotonic clock. `ended` is as its holder told it.
+
+    `died` is when its process was killed or, where another than the witness killed it, when its end was seen.
+    """
 
     host: str
     op: str
@@ -43,6 +47,7 @@ class Hold:
 class _Process:
     handle: int
     holds: list[Hold] = field(default_factory=list)
+    killed_at: float | None = None
 
 
 class Witness:
@@ -73,6 +78,25 @@ class Witness:
         """When a process that held something of that run died last."""
         with self._lock:
             return max((hold.died for hold in self.holds if hold.run == run and hold.died is not None), default=None)
+
+    def kill(self, hold: Hold) -> float | None:
+        """Kill -9 its process and wait for its death: when it was killed; None if it was dead.
+
+        From then on it does nothing any more. Others (a `penstock run`, which gives its slots back at once) see that it is
+        dead before it is seen here.
+        """
+        with self._lock:
+            if (process := self._processes.get(hold.pid)) is None:
+                return None
+            killed_at = time.monotonic()
+            try:
+                signal.pidfd_send_signal(process.handle, signal.SIGKILL)
+            except ProcessLookupError:
+                return None
+            process.killed_at = killed_at
+        while hold.until is None:
+            time.sleep(0.01)
+        return killed_at
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -122,4 +146,4 @@ class Witness:
         self._selector.unregister(process.handle)
         os.close(process.handle)
         for hold in process.holds:
-            hold.died = now
+            hold.died = now if process.killed_at is None else max(process.killed_at, hold.began)
