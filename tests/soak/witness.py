@@ -82,8 +82,8 @@ class Witness:
     def kill(self, hold: Hold) -> float | None:
         """Kill -9 its process and wait for its death: when it was killed; None if it was dead.
 
-        From then on it does nothing any more. Others (a `penstock run`, which gives its slots back at once) see that it is
-        dead before it is seen here.
+        From then on it does nothing any more. Others (a `penstock run`, which gives its slots back at once) may see its
+        death before it is seen here.
         """
         with self._lock:
             if (process := self._processes.get(hold.pid)) is None:
