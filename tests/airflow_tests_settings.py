@@ -22,8 +22,8 @@ SETTINGS = {
     "AIRFLOW__PENSTOCK__RELEASE_WHILE_DEFERRED": "narrow,released,live_deferral_released",
     "AIRFLOW__PENSTOCK__WAITING_BY_POOL": "*_block=block,*_reschedule=reschedule",
     "AIRFLOW__CORE__PARALLELISM": "20",
-    # A process that is gone is noticed within half a minute, not five; one that hardly runs on a busy machine is not taken
-    # for one that is gone.
+    # A process that is gone is noticed within half a minute, not five; one that hardly runs on a busy machine is not
+    # taken for one that is gone.
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30",
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
     "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "5",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from penstock import settings as installation
 from penstock.engine import Engine
-from penstock.errors import StoreUnavailable
+from penstock.errors import MissingRight, StoreUnavailable
 from penstock.store.dialects import dialect_for
 from penstock.store.sql import SqlStore
 
@@ -43,6 +43,24 @@ def connect(
         store.check_schema()
     name = installation.deployment(deployment, host=host)
     return Engine(store, host=host, deployment=name, fingerprint=fingerprint, settings=settings, plugins=plugins)
+
+
+def connect_though_away(url: str | None) -> Engine:
+    """As `connect`, but a server that is away now is left to what is asked of the store later: a claim waits for it, or
+    does not, as `on_store_error` says.
+
+    Raises what `connect` raises for what does not pass by itself: a file that cannot be opened, a missing right.
+    """
+    url = installation.store_url(url)
+    try:
+        return connect(url)
+    except MissingRight:
+        raise
+    except StoreUnavailable:
+        _, dialect = dialect_for(url)
+        if dialect.upgrades_itself:
+            raise
+        return connect(url, lazy=True)
 
 
 def existing_store(url: str) -> SqlStore:

@@ -17,6 +17,7 @@ import click
 
 import penstock
 from penstock.cli import Seconds, json_option
+from penstock.connection import connect_though_away
 from penstock.engine import Engine
 from penstock.errors import StoreUnavailable
 from penstock.report import lasting
@@ -49,7 +50,7 @@ def command(store_url: str | None, once: bool, interval: float, as_json: bool) -
     Every engine does this now and then; a janitor does it steadily, also while nobody else is at work. Several beside
     each other do no harm. A line says what a round did, if it did something.
     """
-    with penstock.connect(store_url) as engine:
+    with (penstock.connect if once else connect_though_away)(store_url) as engine:
         if once:
             _say(_round(engine), as_json)
             return
@@ -73,6 +74,7 @@ def _round(engine: Engine) -> dict[str, int]:
         nonlocal granted
         granted += len(claim_ids)
 
+    engine.store.check_schema()  # it may have been away until now, or have been upgraded since
     engine.store.on_granted.append(count)
     try:
         did = engine.janitor.upkeep()

@@ -16,9 +16,9 @@ from types import FrameType
 
 import click
 
-import penstock
 from penstock.claim import Claim, parse_pools
 from penstock.cli import EXIT_LOST, Seconds
+from penstock.connection import connect_though_away
 from penstock.engine import Engine
 from penstock.errors import ClaimError, Skipped, StoreUnavailable
 from penstock.lease import Lease
@@ -93,7 +93,7 @@ def command(
 @contextlib.contextmanager
 def _connected(store_url: str | None) -> Iterator[Engine]:
     """An engine whose end does not hide how the command ended."""
-    engine = penstock.connect(store_url)
+    engine = connect_though_away(store_url)
     try:
         yield engine
     finally:
