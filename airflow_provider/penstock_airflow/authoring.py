@@ -14,7 +14,7 @@ from penstock.errors import ClaimError
 from penstock.settings import OnBlocked
 
 from penstock_airflow import dag_objects
-from penstock_airflow.limits import MARK, said_of
+from penstock_airflow.limits import MARK, refuse_stub, said_of
 from penstock_airflow.said import Said
 
 Limitable = TypeVar("Limitable")
@@ -81,6 +81,9 @@ def _with_slots(pools: tuple[PoolsLike, ...], slots: int | str | None) -> tuple[
 
 def _limit(target: Any, said: Said) -> Any:
     """The target under limits: operators, groups and DAGs as they are, decorated functions as copies."""
+    if dag_objects.is_stub(target):
+        name = getattr(target, "task_id", None) or getattr(getattr(target, "function", None), "__name__", target)
+        refuse_stub(name, [said])
     match dag_objects.kind_of(target):
         case "task":
             _no_run_words(said, target.task_id)

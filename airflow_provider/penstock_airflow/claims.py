@@ -63,7 +63,7 @@ def facts_of(context: Mapping[str, Any]) -> TaskFacts:
         pool=task.pool,
         pool_slots=task.pool_slots,
         priority_weight=task.priority_weight,
-        dag_tags=tuple(sorted(task.dag.tags or ())),
+        dag_tags=tuple(task.dag.tags or ()),
         task_group=getattr(group, "group_id", None),
         owner=task.owner,
         operator=task.task_type,
@@ -102,7 +102,7 @@ def run_claim(
         for name, slots in _asked(ask.pool, ask.pool_slots, ask.pools, concurrency, globs).items():
             if concurrency.pool_granularity(name) is Granularity.RUN:
                 pools[name] = max(slots, pools.get(name, 0))
-    tags = _dag_tags(facts)
+    tags = tags_of_dag(facts.dag_tags)[0]
     for key in run_tag_keys:
         value = facts.conf.get(key, facts.params.get(key))
         if value is not None:
@@ -151,13 +151,24 @@ def op_claim(
         op_id=facts.task_id if facts.map_index < 0 else f"{facts.task_id}[{facts.map_index}]",
         attempt=facts.try_number,
         pools=_asked(facts.pool, facts.pool_slots, limits.pools, concurrency, globs),
-        tags=_dag_tags(facts) | dict(limits.tags) | _known(own),
+        tags=tags_of_dag(facts.dag_tags)[0] | dict(limits.tags) | _known(own),
         priority=_bounded(priority + run_priority),
         url=facts.url,
         in_run=True,
         name=_op_name(facts),
         step=_step(facts),
     )
+
+
+def tags_of_dag(tags: Iterable[str]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The tags of a DAG as a claim has them, and those left out: of several with one key the first in order counts."""
+    known: dict[str, str] = {}
+    ignored = []
+    for tag in sorted(tags):
+        key, value = parse_tag(tag)
+        if known.setdefault(key, value) != value:
+            ignored.append(tag)
+    return known, tuple(ignored)
 
 
 def _root_pools(facts: TaskFacts, concurrency: Concurrency, globs: Collection[str]) -> tuple[tuple[str, ...], ...]:
@@ -195,10 +206,6 @@ def _bounded(priority: int) -> int:
 def _matches(pool: str, globs: Collection[str]) -> bool:
     """Every task that names no pool is in `default_pool`: a glob of stars alone does not mean it."""
     return any(fnmatchcase(pool, glob) for glob in globs if pool != DEFAULT_POOL or glob.strip("*"))
-
-
-def _dag_tags(facts: TaskFacts) -> dict[str, str]:
-    return dict(map(parse_tag, facts.dag_tags))
 
 
 def _known(values: Mapping[str, str | None]) -> dict[str, str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-STORELESS = frozenset({"check", "completion", "demo", "--help", "-h", "--version"})
-"""What works on no store."""
+STORELESS = frozenset({"check", "completion", "demo", "migrate"})
+"""The commands that work on no store."""
 
 
 def get_cli_commands() -> list[Any]:
@@ -25,6 +26,11 @@ def get_cli_commands() -> list[Any]:
             func=lazy_load_command("penstock_airflow.cli.run"),
             args=(
                 Arg(
+                    flags=("--store",),
+                    metavar="URL",
+                    help="Another store than this installation's; before the command",
+                ),
+                Arg(
                     flags=("command",),
                     help="A command of `penstock` with its arguments, such as: status, explain ID, doctor",
                     nargs=argparse.REMAINDER,
@@ -40,32 +46,70 @@ def run(arguments: Any) -> None:
     import os  # noqa: PLC0415
     import sys  # noqa: PLC0415
 
-    from penstock.cli import main  # noqa: PLC0415
+    from penstock.cli import EXIT_CODES, EXIT_NO, main  # noqa: PLC0415
     from penstock.errors import PenstockError  # noqa: PLC0415
+    from penstock.text import shown  # noqa: PLC0415
 
     logging.getLogger("alembic").setLevel(logging.WARNING)  # Airflow's logging would tell each step of an upgrade
-    words = list(arguments.command)
-    store = None
-    if words and words[0] not in STORELESS:
+    words, store, store_from = list(arguments.command), arguments.store, None
+    command = _command_on_a_store(words)
+    if command is not None:
         try:
-            store, deployment = _here(needed=words[0] != "doctor")
+            if store is None:
+                store, store_from = _own_store(needed=command != "doctor"), "[penstock] of Airflow"
+            os.environ["PENSTOCK_DEPLOYMENT"] = _own_name(needed=command != "doctor")
         except PenstockError as error:
-            sys.stderr.write(f"penstock: {error}\n")
-            sys.exit(1)
-        os.environ["PENSTOCK_DEPLOYMENT"] = deployment
-    main(words, prog_name="airflow penstock", store=store, store_from="[penstock] of Airflow")
+            sys.stderr.write(f"penstock: {shown(str(error), keep_lines=True)}\n")
+            sys.exit(next((code for kind, code in EXIT_CODES if isinstance(error, kind)), EXIT_NO))
+    main(words, prog_name="airflow penstock", store=store, store_from=store_from)
 
 
-def _here(*, needed: bool) -> tuple[str, str]:
-    """The store's URL ("": none) and the deployment. Raises ConfigError, also where one is needed and there is none."""
+def _command_on_a_store(words: Sequence[str]) -> str | None:
+    """The command that is to run on a store; None where these words need none: they ask for help, or are wrong.
+
+    Read as `penstock` itself reads them: a `--help` may as well belong to what `run` is to run.
+    """
+    import click  # noqa: PLC0415
+    from penstock.cli import penstock  # noqa: PLC0415
+
+    command: click.Command | None = penstock
+    context: click.Context | None = None
+    rest, names = list(words), list[str]()
+    while command is not None:
+        context = click.Context(command, parent=context, resilient_parsing=True, **command.context_settings)
+        asked, rest, _ = command.make_parser(context).parse_args(rest)
+        if any(option.is_eager and asked.get(str(option.name)) for option in command.get_params(context)):
+            return None  # help, or the version
+        if not isinstance(command, click.Group) or (not rest and command.invoke_without_command):
+            return None if names[0] in STORELESS else names[0]
+        names += rest[:1]
+        command = command.get_command(context, rest.pop(0)) if rest else None
+    return None
+
+
+def _own_store(*, needed: bool) -> str:
+    """The URL of this installation's store, "" without one. Raises ConfigError, StoreUnavailable where it is needed."""
     from penstock.errors import PenstockError  # noqa: PLC0415
 
     from penstock_airflow.installation import Installation, store_url  # noqa: PLC0415
 
     try:
-        here = Installation.configured()
-        return store_url(here), here.deployment
+        return store_url(Installation.configured())
     except PenstockError:
         if needed:
             raise
-        return "", "airflow"
+        return ""
+
+
+def _own_name(*, needed: bool) -> str:
+    """What this installation is called. Raises ConfigError where its settings cannot be read and it is needed."""
+    from penstock.errors import ConfigError  # noqa: PLC0415
+
+    from penstock_airflow.installation import deployment  # noqa: PLC0415
+
+    try:
+        return deployment()
+    except ConfigError:
+        if needed:
+            raise
+        return "airflow"

@@ -300,6 +300,14 @@ def policies() -> set[str]:
     return {getattr(module, "__name__", "") for module in manager.get_plugins()}
 
 
+def coordinated_queues() -> list[str]:
+    """The queues whose tasks Airflow gives to programs in other languages, from 3.3 on: no Python of a task runs there.
+
+    Raises Airflow's error where the option is no JSON.
+    """
+    return sorted(configuration().getjson("sdk", "queue_to_coordinator", fallback={}) or {})
+
+
 def knows_task_runner() -> bool:
     """Whether `after_execution` finds its place in this Airflow."""
     from airflow.sdk.execution_time import task_runner  # noqa: PLC0415

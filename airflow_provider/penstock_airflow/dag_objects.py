@@ -41,6 +41,15 @@ def kind_of(target: Any) -> Kind | None:
     return "function" if callable(target) and not inspect.isclass(target) else None
 
 
+def is_stub(target: Any) -> bool:
+    """Whether an operator, a mapped one or a `@task…` function is a stub: a program in another language does its work,
+    and no Python of its task runs.
+    """
+    operator = getattr(target, "operator_class", type(target))
+    # `is_stub` came after the stub itself, and a subclass may have a name of its own.
+    return bool(getattr(operator, "is_stub", False)) or getattr(operator, "custom_operator_name", "") == "@task.stub"
+
+
 def is_dag_factory(function: Any) -> bool:
     """Whether `@dag` made this function: it returns a DAG when it is called."""
     return getattr(function, "__globals__", {}).get("__name__") == "airflow.sdk.definitions.dag"

@@ -53,6 +53,11 @@ def _policy(name: str) -> Part:
         return Part(name, State.FAULT, "Airflow does not call it: no task is limited", AGAIN)
     if not installation.store_is_configured():
         return Part(name, State.INACTIVE, "loaded, but does nothing without a store")
+    if queues := compatibility.coordinated_queues():
+        detail = f"loaded, but not asked for what runs outside Python: tasks of the queue {', '.join(queues)} "
+        detail += "([sdk] queue_to_coordinator) are not limited"
+        remedy = "limit those by Airflow's own pools, or have a Python task do the work"
+        return Part(name, State.WARNING, detail, remedy)
     return Part(name, State.OK, "loaded: every task of every DAG comes through the gate")
 
 

@@ -100,6 +100,8 @@ class _Gate:
 
     def enter(self) -> None:
         """See the module's `enter`."""
+        if not self._clock.has_waited and not self._interrupted:  # else the log of this attempt says it already
+            self._warn_of_tags()
         while True:
             try:
                 return self._enter()
@@ -130,6 +132,11 @@ class _Gate:
                 holding.hold(lease)
         if self._clock.has_waited:
             log.info("Penstock: the task waited %.1f s for its slots", self._clock.waited_seconds)
+
+    def _warn_of_tags(self) -> None:
+        if ignored := claims.tags_of_dag(self._context["dag"].tags or ())[1]:
+            told = "Penstock: no limit sees the DAG's tags %s: a tag key has one value, and theirs is taken"
+            log.warning(told, ", ".join(ignored))
 
     def _claims(self, concurrency: Concurrency) -> tuple[Claim, Claim]:
         """That of the run, and that of the op. Raises what fails the task for good where they cannot be."""

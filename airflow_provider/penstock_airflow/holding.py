@@ -7,10 +7,11 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from penstock.errors import LeaseLost
+from penstock.errors import LeaseLost, StoreUnavailable
+from penstock.settings import StoreTimes
 
 from penstock_airflow import compatibility, policy
-from penstock_airflow.installation import engine, installation
+from penstock_airflow.installation import engine, installation, patiently
 from penstock_airflow.trigger import HoldingTrigger
 from penstock_airflow.ways import is_released
 
@@ -59,7 +60,7 @@ def leave(error: BaseException | None = None) -> None:
 def _keep_while_deferred(lease: Lease, deferral: Any) -> bool:
     """Leave the lease to the trigger for which its operator leaves the worker. False where it is to be given back.
 
-    Raises StoreUnavailable.
+    Raises StoreUnavailable, and has said in the log what that means.
     """
     label = str(lease.claim)
     if is_released(list(lease.claim.pools), installation().release_while_deferred):
@@ -70,7 +71,7 @@ def _keep_while_deferred(lease: Lease, deferral: Any) -> bool:
         return False
     try:
         trigger = HoldingTrigger.around(deferral.trigger, replace(lease.claim, claim_id=lease.claim_id))
-        lease.hand_over(seconds=engine().settings.ticket_seconds)
+        _hand_over(lease)
     except TypeError as error:
         log.warning(
             "Penstock: %s gives its slots back, its trigger cannot be made again from what it says: %s", label, error
@@ -79,9 +80,37 @@ def _keep_while_deferred(lease: Lease, deferral: Any) -> bool:
     except LeaseLost as error:
         log.warning("Penstock: %s", error)
         return True
+    except StoreUnavailable:
+        log.error(
+            "Penstock: the store is away, so %s cannot keep its slots while it is deferred: the job that it waits for "
+            "goes on without them from when they expire, in %g s at most, and others may run beside it. See that the "
+            "store answers; where the job must not run beside others, end it and clear the task",
+            label,
+            installation().session_ttl_seconds + StoreTimes().grace_seconds,
+        )
+        raise
     deferral.trigger = trigger
     log.info("Penstock: %s keeps its slots while it is deferred", label)
     return True
+
+
+def _hand_over(lease: Lease) -> None:
+    """Make the lease a ticket. Raises LeaseLost, and StoreUnavailable when the store stays away for half the session's
+    time: it is not for longer that the slots are surely still there, and others want the worker.
+    """
+    seconds, tried = engine().settings.ticket_seconds, 0
+
+    def hand_over() -> None:
+        nonlocal tried
+        tried += 1
+        try:
+            lease.hand_over(seconds=seconds)
+        except LeaseLost:
+            # Of an earlier try only the answer may have been lost: nobody else knows this claim, so it is the ticket.
+            if tried == 1 or not engine().store.renew([lease.claim_id], ticket_seconds=seconds):
+                raise
+
+    patiently(hand_over, patience_seconds=installation().session_ttl_seconds / 2)
 
 
 def _tell_loss(lease: Lease) -> None:

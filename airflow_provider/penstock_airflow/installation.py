@@ -87,7 +87,7 @@ class Installation:
         given = settings.Settings.from_environment()
         return cls(
             store_url=_store_url(conf),
-            deployment=settings.deployment(conf.get(SECTION, "deployment", fallback=None), host="airflow"),
+            deployment=deployment(conf),
             conn_id=conf.get(SECTION, "conn_id", fallback=None),
             pools=_listed(conf.get(SECTION, "pools", fallback="")),
             run_tag_keys=_listed(conf.get(SECTION, "run_tag_keys", fallback="")),
@@ -105,6 +105,11 @@ class Installation:
             on_store_error=cast("settings.OnStoreError", conf.get(SECTION, "on_store_error") or given.on_store_error),
             store_retry_seconds=conf.getfloat(SECTION, "store_retry_seconds", fallback=600.0),
         )
+
+
+def deployment(conf: Configuration | None = None) -> str:
+    """What this installation is called. Raises ConfigError where that cannot be read."""
+    return settings.deployment((conf or Configuration()).get(SECTION, "deployment"), host="airflow")
 
 
 @cache

@@ -148,6 +148,17 @@ def said_around(task: Any) -> Iterator[Said]:
         yield said
 
 
+def refuse_stub(name: object, said: Iterable[Said]) -> None:
+    """Raises TypeError where anything is said of a stub but that it is exempt."""
+    said = list(said)
+    if said and not any(one.exempt for one in said):
+        raise TypeError(
+            f"{name} is a @task.stub: it runs outside Python, where no gate stands before it, so limited(…) would "
+            "limit nothing; limit it by Airflow's own pool= and pool_slots=, or have a Python task do the work. One in "
+            "a limited group goes with limited(exempt=True)"
+        )
+
+
 def said_of(task: Any) -> Said | None:
     """What was said of the operator, or of the function that it runs."""
     said: Said | None = getattr(task, MARK, None)

@@ -21,11 +21,19 @@ GATE_MARK = "penstock_gate"
 
 @hookimpl(trylast=True)
 def task_policy(task: Any) -> None:
-    """Before the task's own hook, the gate. `trylast`: whatever other policies set on the task is composed with."""
-    from penstock_airflow import compatibility, installation  # noqa: PLC0415  # see the module's docstring
+    """Before the task's own hook, the gate. `trylast`: whatever other policies set on the task is composed with.
+
+    Raises TypeError for a stub under `limited`: its file's parse fails rather than that its limits count for nothing.
+    """
+    from penstock_airflow import compatibility, dag_objects, installation  # noqa: PLC0415  # see the module's docstring
 
     if not installation.store_is_configured():
         return
+    if dag_objects.is_stub(task):
+        from penstock_airflow import limits  # noqa: PLC0415
+
+        # Only here is it known what stands around the task, and what a function under `limited` has become.
+        limits.refuse_stub(task.task_id, limits.said_around(task))
     compatibility.after_execution(leave_gate)
     partial_kwargs = getattr(task, "partial_kwargs", None)  # a mapped operator has no hook yet: its instances get it
     if partial_kwargs is not None:

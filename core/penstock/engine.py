@@ -130,7 +130,12 @@ class Engine(Configured):
 
     def try_acquire(self, claim: Claim) -> Granted | Refused:
         """Now or not at all: leaves no waiter. Of N at once with room for one, exactly one is granted."""
-        return self.request(claim).try_step()
+        request = self.request(claim)
+        try:
+            return request.try_step()
+        except BaseException:
+            request.forget()
+            raise
 
     @contextmanager
     def hold(
@@ -306,6 +311,7 @@ class Engine(Configured):
         """End this process's session with everything under it, and give back the connections. Again does nothing."""
         try:
             self.wakeups.close()
+            self.janitor.close()
             if not self._closed:
                 self._closed = True
                 self.hook.penstock_engine_closed(engine=self)

@@ -37,10 +37,12 @@ class Leases:
     def known(self) -> set[str]:
         """The claims that this process answers for."""
         with self._lock:
+            for claim_id, by in list(self._requested.items()):
+                if not by:  # who asked was dropped without a word
+                    del self._requested[claim_id]
             for lease in list(self._held.values()):
-                if lease.holds < 1 and not self._requested.get(lease.claim_id):  # left to one who never came
+                if lease.holds < 1 and lease.claim_id not in self._requested:  # left to one who never came
                     self._drop(lease)
-                    self._requested.pop(lease.claim_id, None)
             return self._requested.keys() | self._held.keys()
 
     def requested(self, claim_id: str, by: object) -> None:
@@ -70,7 +72,8 @@ class Leases:
             return False
 
     def _drop(self, lease: Lease) -> None:
-        del self._held[lease.claim_id]
+        if self._held.get(lease.claim_id) is lease:  # not one that has come in its place
+            del self._held[lease.claim_id]
         if self._held_by.get(holder := lease.claim.holder or "") is lease:
             del self._held_by[holder]
 
@@ -83,11 +86,13 @@ class Leases:
             return self._alone.setdefault(holder, threading.RLock())
 
     def leave_forgotten(self, session_id: str) -> None:
-        """Leave the runs that this process is a member of and does not answer for: a release has failed, or nobody has
+        """Leave the claims with a holder that this process does not answer for: a release has failed, or nobody has
         heard of a grant. Raises StoreUnavailable.
         """
-        for claim in self._store.joined(session_id):
-            if claim.claim_id in self.known() or claim.holder is None:
+        joined = self._store.joined(session_id)
+        known = self.known()
+        for claim in joined:
+            if claim.claim_id in known or claim.holder is None:
                 continue
             alone = self._lock_of(claim.holder)
             if not alone.acquire(blocking=False):
@@ -120,12 +125,14 @@ class Leases:
         """
         with self._lock:
             known = self._held.get(lease.claim_id)
-            if known is not None:
+            if known is not None and not known.lost:
                 known.holds += 1
                 return known
             self._held[lease.claim_id] = lease
             if (holder := lease.claim.holder) is not None:
                 self._held_by[holder] = lease
+        if known is not None:  # whoever found the loss may look here only now
+            self._tell_lost(known)
         if not told_before:
             self._hook.penstock_granted(lease=lease, waited_seconds=lease.waited_seconds)
         if lease.session_id is not None and lease.lost:  # whoever found the loss may have looked here before this came
@@ -140,7 +147,7 @@ class Leases:
         with self.alone_for(lease.claim):
             with self._lock:
                 lease.holds = max(0, lease.holds - 1)  # given back twice it takes nothing from who comes for it now
-                gone = lease.claim_id not in self._held or lease.on_lost.called
+                gone = self._held.get(lease.claim_id) is not lease or lease.on_lost.called
                 if lease.unlimited or lease.holds > 0 or gone:
                     return
                 if self._requested.get(lease.claim_id):  # theirs now
@@ -162,8 +169,7 @@ class Leases:
         ):
             raise LeaseLost(f"{lease.claim}: the lease was lost before it could be handed over; claim again")
         with self._lock:
-            if lease.claim_id in self._held:
-                self._drop(lease)
+            self._drop(lease)
         return lease.claim_id
 
     def lose(self, session_id: str) -> None:
@@ -171,9 +177,11 @@ class Leases:
         with self._lock:
             lost = [lease for lease in self._held.values() if lease.session_id == session_id]
         for lease in lost:
-            if lease.mark_lost():
-                self._hook.penstock_lost(lease=lease)
+            self._tell_lost(lease)
         with self._lock:  # not before: a beat that is under way gives back what is not known, and others get it
             for lease in lost:
-                if self._held.get(lease.claim_id) is lease:
-                    self._drop(lease)
+                self._drop(lease)
+
+    def _tell_lost(self, lease: Lease) -> None:
+        if lease.mark_lost():
+            self._hook.penstock_lost(lease=lease)

@@ -111,9 +111,19 @@ def claim_json(row: ClaimRow) -> dict[str, Any]:
 
 
 def lease_json(row: ClaimRow) -> dict[str, Any]:
-    """A lease, as in `status`; `observed`: it would have had to wait, were its installation to enforce."""
+    """A lease, as in `status`; `observed`: it would have had to wait, were its installation to enforce.
+
+    `state` is `granted` until its holder has come for it, then `held`.
+    """
     slots = [{"limit": held.limit, "slot": held.slot, "epoch": held.epoch} for held in row.slots]
-    return {**claim_json(row), "granted_at": rfc3339(row.granted_at), "slots": slots, "observed": row.observed}
+    granted_at = rfc3339(row.granted_at)
+    return {
+        **claim_json(row),
+        "state": row.state.value,
+        "granted_at": granted_at,
+        "slots": slots,
+        "observed": row.observed,
+    }
 
 
 def waiter_json(queue: Queue, row: ClaimRow) -> dict[str, Any]:

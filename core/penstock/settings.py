@@ -17,14 +17,14 @@ OnStoreError = Literal["wait", "fail", "run"]
 """What to do while the store cannot be reached; run: go on without limits, and say so loudly."""
 
 
-def _ttl(text: str) -> float:
+def _number(variable: str, text: str, unit: str, low: float, high: float) -> float:
     try:
-        seconds = float(text)
+        number = float(text)
     except ValueError:
-        seconds = 0.0
-    if not 1 <= seconds <= 3600:
-        raise ClaimError(f"PENSTOCK_SESSION_TTL_SECONDS={text!r}: seconds from 1 to 3600 are expected")
-    return seconds
+        number = float("nan")
+    if not low <= number <= high:
+        raise ClaimError(f"{variable}={text!r}: {unit} from {low:g} to {high:g} are expected")
+    return number
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Settings:
     sweep_seconds: float = 0.5
     store_retry_seconds: float = 600.0
     upkeep_seconds: float = 300.0
-    history_days: float = 30.0
+    history_days: float = 30.0  # else PENSTOCK_HISTORY_DAYS
     idle_limit_seconds: float = 3600.0
     enforcement: Enforcement = "enforce"
     on_store_error: OnStoreError = "wait"
@@ -50,11 +50,17 @@ class Settings:
     @classmethod
     def from_environment(cls) -> Self:
         """The defaults, with what the environment says: `PENSTOCK_SESSION_TTL_SECONDS`, `PENSTOCK_ENFORCEMENT`,
-        `PENSTOCK_ON_STORE_ERROR`, `PENSTOCK_POOL_PER_OP` (patterns, comma separated). Raises ClaimError otherwise.
+        `PENSTOCK_ON_STORE_ERROR`, `PENSTOCK_POOL_PER_OP` (patterns, comma separated), `PENSTOCK_HISTORY_DAYS`. Raises
+        ClaimError otherwise.
         """
         values: dict[str, Any] = {}
-        if (text := os.environ.get(ENVIRONMENT["session_ttl_seconds"])) is not None:
-            values["session_ttl_seconds"] = _ttl(text)
+        for name, unit, low, high in (
+            ("session_ttl_seconds", "seconds", 1, 3600),
+            ("history_days", "days", 0.01, 36500),
+        ):
+            variable = ENVIRONMENT[name]
+            if (text := os.environ.get(variable)) is not None:
+                values[name] = _number(variable, text, unit, low, high)
         for name, choices in (("enforcement", get_args(Enforcement)), ("on_store_error", get_args(OnStoreError))):
             variable = ENVIRONMENT[name]
             if (choice := os.environ.get(variable)) is not None:
@@ -77,7 +83,8 @@ class Settings:
 
 
 ENVIRONMENT = {
-    name: f"PENSTOCK_{name.upper()}" for name in ("session_ttl_seconds", "enforcement", "on_store_error", "pool_per_op")
+    name: f"PENSTOCK_{name.upper()}"
+    for name in ("session_ttl_seconds", "enforcement", "on_store_error", "pool_per_op", "history_days")
 }
 """The settings that the environment can say, with their variables; `Settings.from_environment` reads them."""
 

@@ -284,8 +284,10 @@ class Steps:
                 return
             try:
                 session_id = None if self.ticket else engine.session_id()
-                # What another holds by now, this one has only waited for: all tasks of a run wait for its one claim.
-                engine.store.release(self.claim_id, session_id, unless_held=self.ticket and not held_here)
+                # What another holds by now, this one has only waited for: all tasks of a run wait for its one claim,
+                # and the store does not know how many hold a run that its host answers for.
+                shared = self.ticket or self._probed
+                engine.store.release(self.claim_id, session_id, unless_held=shared and not held_here)
             finally:
                 # Should that have failed, the next beat ends what nobody answers for.
                 engine.leases.forget(self.claim_id, self)
@@ -332,8 +334,12 @@ class Steps:
             self.undo()
 
     def go_without_limits(self) -> Lease:
-        """Go on with nothing in hand. Should the store have let it in or queued it, the next beat ends that."""
+        """Go on with nothing in hand."""
+        self.forget()
+        return self._engine.without_limits(self.claim)
+
+    def forget(self) -> None:
+        """Nobody comes back for it. Should the store have let it in or queued it, the next beat ends that."""
         for asked in (self, *self._run_pools.values()):
             self._engine.leases.forget(asked.claim_id, asked)
             asked.queued = False
-        return self._engine.without_limits(self.claim)

@@ -47,6 +47,12 @@ CLAIM = "_PENSTOCK_RUN_CLAIM"
 SESSION = "_PENSTOCK_SESSION"
 """Where a process leaves its id and that of its session to the program by which Prefect replaces it (exec)."""
 
+GONE = (
+    "Penstock: the slots that a worker held for this run are gone, it goes on WITHOUT THEM: only what is under "
+    "@limited is limited. They expired or were freed before this process had begun, or it has another store or "
+    "deployment name than the worker. Cancel the run if it must not go on so; a longer session_ttl_seconds keeps "
+    "slots for longer without their worker"
+)
 PAUSE_SECONDS = 1.0
 LATER_SECONDS = 5.0
 
@@ -65,7 +71,7 @@ def prepare(environment: MutableMapping[str, Any] | list[dict[str, Any]], claim_
     environment[CLAIM] = claim_id
     allowed, denied = (_names(environment, f"{PLUGINS}_{which}") for which in ("ALLOW", "DENY"))
     if "penstock" in denied:
-        log.warning("Penstock: %s_DENY names it: a flow without limits of its own is kept by its worker", PLUGINS)
+        log.warning("Penstock: %s_DENY names it: a flow without limits of its own does not join its slots", PLUGINS)
     if not _is_on(environment, f"{PLUGINS}_ENABLED"):
         environment[f"{PLUGINS}_ENABLED"] = "true"
     elif not allowed:
@@ -138,8 +144,20 @@ def _once(engine: Engine, attempt: Callable[[str], int | None]) -> Standing | No
             return None
         else:
             found = _joined(engine, claim, run)
+        if found is NOWHERE and engine.settings.enforcement != "off":
+            _tell_if_gone(flow_run_id)
         _standings[os.getpid()] = found
         return found
+
+
+def _tell_if_gone(flow_run_id: str) -> None:
+    """Once, where this run was given slots that no process of it has found.
+
+    One that was started by such a process is told nothing: the run has lost them since, or gave them back for a while.
+    """
+    joined = os.environ.get(SESSION, "").partition(":")[0]
+    if os.environ.pop(CLAIM, None) is not None and joined in ("", str(os.getpid())):
+        asking.tell_run(flow_run_id, GONE)
 
 
 def _attempt_here(flow_run_id: str) -> int | None:
@@ -210,4 +228,4 @@ def _join_later() -> None:
         while not _joins_at_start():
             time.sleep(LATER_SECONDS)
     except PenstockError:
-        log.exception("Penstock: this process does not join the slots of its run, whose worker alone keeps them")
+        log.exception("Penstock: this process does not join the slots of its run")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 import httpx
 import prefect.runtime
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
+from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate, LogCreate
 from prefect.logging import get_logger
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
 
@@ -51,6 +53,24 @@ def attempt_to_come(flow_run_id: str) -> int | None:
     except Exception as error:  # whatever the client raises: nothing fails for that
         log.warning("Penstock: the API does not say which attempt of the run begins here: %s", error)
         return None
+
+
+def tell_run(flow_run_id: str, text: str) -> None:
+    """Put an error into the log of a flow run, and into this process's, unless that run is over or being cancelled.
+
+    For a process that has no run context yet, nor has Prefect made ready to log. Nothing fails for it.
+    """
+    try:
+        with client() as asked:
+            state = asked.read_flow_run(flow_run_id).state
+            if state is not None and (state.is_final() or state.is_cancelling()):
+                return
+            if get_current_settings().logging.to_api.enabled:
+                line = {"name": log.name, "level": logging.ERROR, "message": text, "timestamp": datetime.now(UTC)}
+                asked.create_logs([LogCreate(**line, flow_run_id=UUID(flow_run_id))])
+    except Exception as error:  # whatever the client raises
+        log.warning("Penstock: what follows is not in the run's log, the API does not take it: %s", error)
+    log.error("%s", text)
 
 
 def runs_around(flow_run: Any) -> Iterator[str]:

@@ -11,13 +11,13 @@ import asyncio
 import functools
 import os
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import copy_context
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 from penstock.errors import Skipped, StoreUnavailable
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 _subflows: dict[tuple[int, str], Standing] = {}  # of this process's pool, which ends with its flow
 _subflows_lock = threading.Lock()
+T = TypeVar("T")
 THREADS = 4
 """In which async attempts look for what they must claim. The loop's own may all be busy waiting for a slot."""
 
@@ -64,9 +65,8 @@ def attempt(limits: Limits) -> Iterator[Attempt]:
 @asynccontextmanager
 async def attempt_async(limits: Limits) -> AsyncIterator[Attempt]:
     """As `attempt`, without blocking the event loop during the wait."""
-    # In a thread: connecting and asking for the deployment's name are I/O. The thread sees this task's context.
-    look = partial(copy_context().run, _passage, limits)
-    passage = await asyncio.get_running_loop().run_in_executor(_threads(os.getpid()), look)
+    # Connecting and asking for the deployment's name are I/O.
+    passage = await off_loop(partial(_passage, limits))
     try:
         yield await passage.acquire_async()
     except Pause as pause:
@@ -74,6 +74,11 @@ async def attempt_async(limits: Limits) -> AsyncIterator[Attempt]:
         raise
     finally:
         await passage.give_back_async()
+
+
+async def off_loop(work: Callable[[], T]) -> T:
+    """Do the work in a thread, which sees this task's context."""
+    return await asyncio.get_running_loop().run_in_executor(_threads(os.getpid()), copy_context().run, work)
 
 
 @functools.cache

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 from penstock.errors import ClaimError, StoreUnavailable
 
-from penstock_prefect import adoption, facts, installation
+from penstock_prefect import adoption, facts, gate, installation
 from penstock_prefect.attempts import stand_under, standing_here
 from penstock_prefect.claims import NOWHERE, Limits, Standing
 from penstock_prefect.passage import Passage
@@ -53,7 +53,7 @@ def released() -> Iterator[None]:
 @asynccontextmanager
 async def areleased() -> AsyncIterator[None]:
     """As `released`, without blocking the event loop: `async with areleased(): await apause_flow_run()`."""
-    run = _Run.here()
+    run = await gate.off_loop(_Run.here)
     if run is None:
         yield
         return

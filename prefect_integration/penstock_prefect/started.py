@@ -27,6 +27,11 @@ class Started:
         if self._task_status is not None:
             self._task_status.started(value)
 
+    @property
+    def told(self) -> bool:
+        """Whether there is anything that may be at work."""
+        return self._identifier.done()
+
     async def process_is_gone(self) -> None:
         """Until that is so, where what was started is a process on this machine."""
         pid = int(await self._identifier)

@@ -6,8 +6,8 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from penstock.errors import LeaseLost, StoreUnavailable
-from penstock.store.contract import Owner, Result
 
+from penstock_prefect import tickets
 from penstock_prefect.settings import settings
 
 if TYPE_CHECKING:
@@ -39,10 +39,7 @@ def keep(engine: Engine, lease: Lease | None, pools: Iterable[str]) -> bool:
     if lease is None or lease.unlimited or not settings().holds_while_suspended(pools):
         return False
     try:
-        if lease.session_id is not None:
-            lease.hand_over(seconds=engine.settings.ticket_seconds)
-        owner = Owner(session_id=None, probe_seconds=engine.settings.run_probe_seconds)
-        kept = engine.store.touch(lease.claim_id, (), version=0, owner=owner).result is Result.HELD
+        kept = tickets.have_api_asked(engine, lease, stay=False)
     except LeaseLost:
         return False
     except StoreUnavailable as error:

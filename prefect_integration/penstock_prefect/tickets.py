@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from penstock.errors import StoreUnavailable
 from penstock.report import describe
-from penstock.store.contract import ClaimState
+from penstock.store.contract import ClaimState, Owner, Result
 
 if TYPE_CHECKING:
     from penstock.claim import Claim
@@ -76,6 +76,25 @@ def let_go(engine: Engine, place: Place) -> None:
     waiting.cancel()
 
 
+def have_api_asked(engine: Engine, lease: Lease, *, stay: bool) -> bool:
+    """Keep a run's lease for as long as the API says that the run is not over, until a process joins it: then it lives
+    as long as the process. With `stay` this process goes on as one that has it, else it is left in the store.
+
+    False where others have it by now. Raises StoreUnavailable, and LeaseLost where it cannot be left: also while others
+    hold it beside this process.
+    """
+    session_id = lease.session_id
+    if session_id is not None and not stay:
+        _touch(engine, lease, Owner(session_id))  # what the API is asked about already is nobody's to hand over
+        lease.hand_over(seconds=engine.settings.ticket_seconds)
+    owner = Owner(session_id if stay else None, probe_seconds=engine.settings.run_probe_seconds)
+    return _touch(engine, lease, owner) is Result.HELD
+
+
+def _touch(engine: Engine, lease: Lease, owner: Owner) -> Result:
+    return engine.store.touch(lease.claim_id, (), version=0, owner=owner).result
+
+
 def why(engine: Engine, claim: Claim) -> str:
     """What the run waits for, in words."""
     try:
@@ -95,7 +114,9 @@ def older_attempt_holds(engine: Engine, claim: Claim) -> bool:
     next. That one is in the hands of a process; what is granted to this attempt is a ticket still.
     """
     run = engine.store.run_lease(claim.holder or "")
-    return run is not None and run.state is ClaimState.HELD and (run.attempt < claim.attempt or _is_in_hand(run))
+    if run is None or run.state is not ClaimState.HELD:
+        return False
+    return run.attempt < claim.attempt or _is_in_hand(engine, claim, run)
 
 
 def is_being_begun(engine: Engine, claim: Claim) -> bool:
@@ -104,26 +125,36 @@ def is_being_begun(engine: Engine, claim: Claim) -> bool:
     """
     try:
         run = engine.store.run_lease(claim.holder or "")
+        if run is None or run.state is not ClaimState.HELD or run.attempt != claim.attempt:
+            return False
+        return _is_in_hand(engine, claim, run)
     except StoreUnavailable:
         return False  # the claim waits for the store, and then finds out
-    return run is not None and run.state is ClaimState.HELD and run.attempt == claim.attempt and _is_in_hand(run)
 
 
 def is_kept(engine: Engine, claim: Claim) -> bool:
     """Whether the lease that the run had when it was suspended has been kept for this attempt."""
     try:
         run = engine.store.run_lease(claim.holder or "")
+        return run is not None and run.state is ClaimState.HELD and not _is_in_hand(engine, claim, run)
     except StoreUnavailable:
         return False  # the claim waits for the store, and then finds out
-    return run is not None and run.state is ClaimState.HELD and not _is_in_hand(run)
 
 
 def end(engine: Engine, claim: Claim) -> None:
     """End what stands in the store for this attempt of a run, and not for one before."""
     run = engine.store.run_lease(claim.holder or "")
-    if run is not None and run.attempt == claim.attempt and not (run.state is ClaimState.HELD and _is_in_hand(run)):
+    if run is None or run.attempt != claim.attempt:
+        return
+    if run.state is not ClaimState.HELD or not _is_in_hand(engine, claim, run):
         engine.store.end(run.claim_id, reason="the run is over")
 
 
-def _is_in_hand(run: RunLease) -> bool:
-    return run.expires_at is None
+def _is_in_hand(engine: Engine, claim: Claim, run: RunLease) -> bool:
+    """Whether a process holds it: the run's, or the worker that has started that and keeps it until it has joined."""
+    if run.expires_at is None:
+        return True
+    if any(row.session_ids for row in engine.store.probed() if row.claim.claim_id == run.claim_id):
+        return True
+    now = engine.store.run_lease(claim.holder or "")  # its process may have joined in between
+    return now is not None and now.expires_at is None

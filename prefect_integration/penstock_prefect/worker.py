@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import httpx
-from penstock.errors import Blocked, ImpossibleClaim, Skipped, StoreUnavailable
+from penstock.errors import Blocked, ImpossibleClaim, LeaseLost, Skipped, StoreUnavailable
 from prefect.exceptions import ObjectNotFound
 from prefect.utilities.urls import url_for
 from prefect.workers.base import BaseWorkerResult
@@ -43,7 +44,8 @@ class LimitedRuns(Worker):  # type: ignore[misc]  # see above
     for besides what its tags do is its deployment's job variable `penstock`, see declared.py.
 
     `runs_join`: Penstock is installed where the flows run. Their processes then keep the slots alive, whatever becomes
-    of the worker. Where it is not, set it to False: a run keeps them for as long as the API says that it is not over.
+    of the worker. Where it is not, set it to False: a run keeps them for as long as the API says that it is not over,
+    as it does elsewhere than here until its process has joined.
     """
 
     runs_join: ClassVar[bool] = True
@@ -184,8 +186,10 @@ class LimitedRuns(Worker):  # type: ignore[misc]  # see above
             lease.on_lost.append(partial(logger.error, lost))
             if lease.unlimited:
                 logger.error("Penstock: the store is away, this runs WITHOUT LIMITS (on_store_error=run)")
-            if self.runs_join:
+            if self.runs_join and not lease.unlimited:
                 adoption.prepare(configuration.env, lease.claim_id)
+                if not self.runs_here:  # should this worker be killed, a process that takes long to begin comes to them
+                    await engine.off_loop(partial(self._have_api_asked, engine, lease))
             if self.runs_here:
                 watching = asyncio.create_task(self._end_with_process(engine, lease, flow_run, started))
             result = await super().run(flow_run, configuration, started)
@@ -196,7 +200,10 @@ class LimitedRuns(Worker):  # type: ignore[misc]  # see above
             else:
                 if watching is not None:
                     watching.cancel()
-                await self._give_back(engine, lease, flow_run, ended=ended, crashed=crashed)
+                if started.told and not ended:
+                    await engine.off_loop(partial(self._leave, engine, lease))
+                else:
+                    await self._give_back(engine, lease, flow_run, ended=ended, crashed=crashed)
         return result
 
     async def _end_with_process(self, engine: Engine, lease: Lease, flow_run: Any, started: Started) -> None:
@@ -212,6 +219,28 @@ class LimitedRuns(Worker):  # type: ignore[misc]  # see above
             return
         await engine.off_loop(partial(self._end, engine, lease, ended=ended, crashed=crashed))
 
+    def _have_api_asked(self, engine: Engine, lease: Lease) -> None:
+        try:
+            tickets.have_api_asked(engine, lease, stay=True)
+        except StoreUnavailable as error:
+            self._logger.warning(
+                "Penstock: until its process begins the run's slots are this worker's alone: %s", error
+            )
+
+    def _leave(self, engine: Engine, lease: Lease) -> None:
+        """This worker does not watch any longer what it has started: a process that has not joined the lease yet comes
+        to it still. One on this machine comes soon or never, so that expires; of any other only the API can tell.
+        """
+        # Where it is held twice another attempt of the run has come to hold it here.
+        if self.runs_join and lease.holds == 1 and not lease.unlimited:
+            with suppress(LeaseLost, StoreUnavailable):  # the former: the process has joined, and keeps it
+                if self.runs_here:
+                    lease.hand_over(seconds=engine.settings.ticket_seconds)
+                else:
+                    tickets.have_api_asked(engine, lease, stay=False)
+                return
+        self._end(engine, lease, ended=False, crashed=False)
+
     async def _is_suspended(self: Any, flow_run: Any) -> bool:
         try:
             return suspended.is_suspended((await self.client.read_flow_run(flow_run.id)).state)
@@ -222,9 +251,12 @@ class LimitedRuns(Worker):  # type: ignore[misc]  # see above
     def _end(self, engine: Engine, lease: Lease, *, ended: bool, crashed: bool) -> None:
         """The run keeps its lease where it may be running still, and where its own process is to end it."""
         try:
-            run = engine.store.run_lease(lease.claim.holder or "")  # another one, where it gave this back for a while
-            if self.runs_join:
-                lease.release()
+            try:
+                # Another one, where it gave this back for a while.
+                run = engine.store.run_lease(lease.claim.holder or "")
+            finally:
+                if self.runs_join:
+                    lease.release()  # what the store does not hear of now, the next beat tells it
             if engine.leases.find(lease.claim_id) is not None:
                 return  # another attempt of the run has come to hold it here
             # Its process can give nothing back any more, or never could. One that was killed by SIGTERM has not, and

@@ -73,6 +73,17 @@ def test_what_is_not_sound(
     assert found.remedy
 
 
+def test_what_runs_outside_python_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__SDK__QUEUE_TO_COORDINATOR", '{"java": "jdk-17", "go": "go-sdk"}')
+    found = parts()["policy"]
+    assert found.state is State.WARNING
+    assert "tasks of the queue go, java ([sdk] queue_to_coordinator) are not limited" in found.detail
+    assert found.remedy is not None
+    assert "Airflow's own pools" in found.remedy
+    monkeypatch.setenv("AIRFLOW__SDK__QUEUE_TO_COORDINATOR", "{}")
+    assert parts()["policy"].state is State.OK
+
+
 def test_no_triggerer_is_needed_where_nobody_defers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asking, "triggerers", lambda: Triggerers(0, 0))
     monkeypatch.setenv("AIRFLOW__PENSTOCK__WAITING", "block")

@@ -36,6 +36,7 @@ from penstock_airflow import asking, compatibility, gate, holding, installation,
 from penstock_airflow.installation import Installation
 from penstock_airflow.limits import Limits, RunLimits
 from penstock_airflow.said import Said
+from penstock_airflow.trigger import HoldingTrigger
 
 LIMITS = {"pools": {"limits": {"narrow": 1}}, "runs": {"max_concurrent_runs": 1}}
 
@@ -208,6 +209,20 @@ def test_the_log_says_who_is_waited_for_and_for_how_long(other: Engine, caplog: 
     caplog.clear()
     gate.enter(context(next_kwargs=since))
     assert "the task waited 90." in caplog.text
+
+
+def test_the_log_says_once_which_tags_of_the_dag_no_limit_sees(other: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    def tagged(**facts: Any) -> dict[str, Any]:
+        made = context(**facts)
+        made["dag"].tags = {"team:ml", "team:analytics", "nightly"}
+        return made
+
+    told = "no limit sees the DAG's tags team:ml: a tag key has one value, and theirs is taken"
+    gate.enter(tagged())
+    assert caplog.text.count(told) == 1
+    holding.leave()
+    gate.enter(tagged(next_kwargs={"since": time.time()}))
+    assert caplog.text.count(told) == 1, "it comes back to the log that says so"
 
 
 @pytest.mark.parametrize(("queues", "in_queue"), [(("*",), True), (("spark_*", "etl"), False), (("def*",), True)])
@@ -720,6 +735,48 @@ def test_slots_are_held_while_the_operator_is_deferred_and_taken_over_when_it_is
     gate.enter(back)
     holding.leave()
     assert labels(other, "leases") == ["airflow/tests dag/run"]
+
+
+@pytest.mark.parametrize("arrives", [False, True])
+def test_slots_are_held_though_the_store_is_away_for_a_moment(
+    other: Engine, monkeypatch: pytest.MonkeyPatch, *, arrives: bool
+) -> None:
+    """As in a failover; where the first try arrived, only its answer was lost."""
+    gate.enter(context())
+    hand_over, tries = SqlStore.hand_over, iter([1])
+
+    def once_away(*asked: Any, **more: Any) -> bool:
+        if next(tries, None) is None:
+            return hand_over(*asked, **more)
+        if arrives:
+            hand_over(*asked, **more)
+        return away()
+
+    monkeypatch.setattr(SqlStore, "hand_over", once_away)
+    deferred = own_deferral()
+    holding.leave(deferred)
+    assert isinstance(deferred.trigger, HoldingTrigger)
+    assert not other.status()["sessions"][1:], "the worker's session is closed"
+    (held,) = [row for row in other.store.snapshot().claims if row.claim.op_id == "task"]
+    assert held.claim.claim_id == json.loads(deferred.trigger._claim)["claim_id"]
+    assert (len(held.slots), held.session_ids) == (1, ()), "a ticket, behind which no process stands"
+
+
+def test_where_the_store_stays_away_the_log_says_that_the_job_goes_on_without_slots(
+    other: Engine, here: Installation, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settle(monkeypatch, replace(here, session_ttl_seconds=1.0))
+    gate.enter(context())
+    deferred = own_deferral()
+    inner = deferred.trigger
+    with monkeypatch.context() as outage:
+        outage.setattr(SqlStore, "hand_over", away)
+        holding.leave(deferred)
+    assert deferred.trigger is inner
+    (told,) = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert "airflow/tests dag/run task cannot keep its slots while it is deferred" in told
+    assert "the job that it waits for goes on without them from when they expire, in 4 s at most" in told
+    assert "end it and clear the task" in told
 
 
 def test_slots_of_a_pool_that_says_so_are_given_back_meanwhile(

@@ -424,6 +424,23 @@ def test_what_cannot_be_limited_says_where_to_put_it(flow: DAG) -> None:
     partial.expand(bash_command=["true"])
 
 
+def stub_of(name: str = "stub") -> Any:
+    """A task whose work a program in another language does."""
+    stub = pytest.importorskip("airflow.providers.standard.decorators.stub").stub
+
+    def extract(table: str = "t") -> None: ...
+
+    extract.__name__ = name
+    return stub(extract, queue="java")
+
+
+def test_a_stub_cannot_be_limited_as_no_python_of_it_runs(flow: DAG) -> None:
+    for target in (stub_of(), stub_of()(), stub_of()().operator, stub_of().expand(table=["a", "b"])):
+        with pytest.raises(TypeError, match=r"stub(__\d)? is a @task\.stub: .*limit it by Airflow's own pool="):
+            limited("database")(target)
+    assert of_task(context_of(limited(exempt=True)(stub_of())().operator)).exempt
+
+
 def test_one_thing_is_limited_once(flow: DAG) -> None:
     def steps() -> None: ...
 

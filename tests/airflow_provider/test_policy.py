@@ -82,6 +82,26 @@ def test_a_mapped_task_hands_the_gate_to_its_instances(calls: list[str], with_ho
     assert calls == (["gate", "hook"] if with_hook else ["gate"])
 
 
+def test_a_stub_under_limits_is_refused_wherever_they_were_said(calls: list[str]) -> None:
+    """Of a function under `limited`, and of what stands in a limited group, only a finished DAG tells what it is."""
+    from airflow.sdk import DAG, TaskGroup
+    from penstock_airflow import limited
+
+    stub = pytest.importorskip("airflow.providers.standard.decorators.stub").stub
+
+    def extract() -> None: ...
+
+    with DAG("dag", schedule=None):
+        free, below = stub(extract)().operator, stub(limited("database")(extract))().operator
+        with limited("database")(TaskGroup("group")):
+            inside, exempt = stub(extract)().operator, limited(exempt=True)(stub(extract)().operator)
+    for task in (below, inside):
+        with pytest.raises(TypeError, match=rf"{task.task_id} is a @task\.stub"):
+            policy.task_policy(task)
+    for task in (free, exempt):
+        policy.task_policy(task)
+
+
 @pytest.mark.parametrize("kind", ["success", "failure"])
 @pytest.mark.parametrize("shape", ["none", "one", "many"])
 def test_a_users_dag_callbacks_are_kept(calls: list[str], kind: str, shape: str) -> None:

@@ -59,6 +59,7 @@ def new_engine(store: Any) -> Iterator[Callable[..., Engine]]:
     yield new
     for engine in engines:  # as Engine.close does, but the store is everybody's
         engine.wakeups.close()
+        engine.janitor.close()
         if engine._threads is not None:
             engine._threads.shutdown()
         engine._session.close()

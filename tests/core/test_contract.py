@@ -567,7 +567,7 @@ def test_a_clock_that_jumps_reaps_nobody_at_once(
     ticket = engine.request(engine.claim("b"), ticket=True)
     assert isinstance(ticket.step(), Granted)
     engine._session._stop.set()
-    store._jumps.seen(store_now(store))
+    store.sweep()
     store.clock_shift += jump_seconds * SECOND
     for _ in range(3):  # the next looks are as patient as the first
         assert store.sweep().expired == ()
@@ -588,7 +588,7 @@ def test_a_clock_that_is_set_back_keeps_no_waiter_from_its_slot(
     lease = engine.acquire(engine.claim("a"))
     request = engine.request(engine.claim("a"))
     assert isinstance(request.step(), Waiting)
-    store._jumps.seen(store_now(store))
+    store.sweep()
     store.clock_shift -= 3600 * SECOND
     store.sweep()
     lease.release()
@@ -688,15 +688,14 @@ def test_apply_commits_only_if_nobody_else_did(engine: Engine) -> None:
         changes.apply(engine, Concurrency(), expected_version=0)
 
 
-def test_a_change_cut_off_in_the_middle_is_finished_by_the_next_sweep(engine: Engine, configure: Configure) -> None:
+def test_a_change_cut_off_in_the_middle_is_finished_by_a_janitor(engine: Engine, configure: Configure) -> None:
     configure(pools={"limits": {"a": 1}})
     with engine.hold("a"):
         request = engine.request(engine.claim("a"))
         request.step()
         block = Concurrency.model_validate({"pools": {"limits": {"a": 2}}})
         engine.store.configure(block.document(), expected_version=1, by="x", origin="y")  # and killed here
-        engine.janitor._sweep_at = 0.0
-        engine.janitor.sweep_if_due()
+        engine.janitor.upkeep()
         assert engine.store.sweep().settled
         assert isinstance(request.step(), Granted)
 

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import venv
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -71,7 +72,33 @@ def test_the_two_commands_are_the_ones_that_ci_and_the_demo_use() -> None:
     )
     assert one.endswith("pip install . && .venv/bin/penstock demo")
     assert two.endswith("pip install tox tox-uv && .venv/bin/tox run")
-    assert "tox run\n" in (ROOT / ".ci" / "run").read_text()
+    assert ".venv-ci/bin/tox run 2>&1 |" in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.timeout(240)
+def test_it_is_installed_as_the_readme_says(tmp_path: Path) -> None:
+    venv.create(tmp_path / "venv", with_pip=True)
+    bin_folder = tmp_path / "venv" / "bin"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    build, install = blocks(README, "sh")[0].splitlines()
+    assert build.endswith(" .")
+    script = f"set -ex\n{build.removesuffix('.')}{ROOT}\n{install}\npenstock --version"
+    done = subprocess.run(
+        ["sh", "-c", script],
+        cwd=tmp_path,
+        env=environment | {"PATH": f"{bin_folder}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^penstock.*0\.1\.0$", done.stdout, re.MULTILINE)
+
+
+def test_no_page_has_strangers_installed() -> None:
+    """The name on PyPI is another project's."""
+    for page in (path for path in ROOT.rglob("*.md") if not {".tox", "node_modules"} & set(path.parts)):
+        assert not re.search(r"pip install [\"']?penstock\b(?!-)", page.read_text()), page
 
 
 # -- the page on the command line -----------------------------------------------------------------------------------
@@ -134,8 +161,12 @@ def test_the_json_is_what_the_page_says(tmp_path: Path) -> None:
         engine.acquire(engine.claim("a", op_id="holder"))
         engine.request(engine.claim("a", op_id="waiter")).step()
         status = told("status")
+        (file := tmp_path / "penstock.yaml").write_text("concurrency: {pools: {limits: {a: 2}}}")
         keys = {
             "limit": told("limits", "list")[0].keys(),
+            "op": told("pools", "ops")[0].keys(),
+            "checked": told("check", str(file)).keys(),
+            "plan": told("plan", str(file)).keys(),
             "lease": status["leases"][0].keys(),
             "waiter": status["waiters"][0].keys(),
             "session": status["sessions"][0].keys(),

@@ -71,13 +71,18 @@ def test_a_claim_that_expired_before_its_answer_came_costs_nobody_else_the_lease
     assert states[other.claim_id] is states[decision.lease.claim_id] is ClaimState.HELD
 
 
+@pytest.mark.parametrize("op_id", [None, "o"])
 def test_what_could_not_be_released_is_free_as_soon_as_the_store_answers_again(
-    store: Any, new_engine: Callable[..., Engine], configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    store: Any,
+    new_engine: Callable[..., Engine],
+    configure: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    op_id: str | None,
 ) -> None:
     """Not only at the next beat, which here is in an hour."""
     configure(pools={"limits": {"a": 1}})
     engine = new_engine(settings=Settings(session_ttl_seconds=3 * 3600))
-    lease = engine.acquire(engine.claim("a"))
+    lease = engine.acquire(engine.claim("a", run_id="r", op_id=op_id))
 
     def away(*_: object, **__: object) -> None:
         raise StoreUnavailable("away")

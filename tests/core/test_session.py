@@ -169,3 +169,28 @@ def test_of_two_forks_at_once_none_finds_an_open_file() -> None:
         gate.open()
     assert inside.wait(30)
     thread.join(30)
+
+
+def test_a_store_that_is_made_while_another_thread_forks_can_be_used_then() -> None:
+    """It was let in once more than it had been kept out, and waited for ever."""
+    inside, leave = threading.Event(), threading.Event()
+    before = ForkGate(lambda: None)
+    made: list[ForkGate] = []
+
+    def enter_and_make() -> None:
+        with before:
+            inside.set()
+            until(lambda: before._forking)
+            made.append(ForkGate(lambda: None))
+
+    def enter() -> None:
+        with made[0]:
+            leave.set()
+
+    making, entering = threading.Thread(target=enter_and_make), threading.Thread(target=enter, daemon=True)
+    making.start()
+    assert inside.wait(30)
+    assert in_a_child(lambda: "forked") == "forked"
+    making.join(30)
+    entering.start()
+    assert leave.wait(10)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import replace
 from itertools import count
 from typing import Any
 from uuid import uuid4
@@ -12,13 +13,16 @@ import psycopg
 import pymysql
 import pytest
 from penstock.claim import Claim, ClaimKind
+from penstock.errors import StoreUnavailable
 from penstock.rules import Demand, Source
+from penstock.store import granting, limits
 from penstock.store.contract import Deployment, Event, Mode, Outcome, Owner, Result, Session
 from penstock.store.database import Undone
 from penstock.store.mysql import MysqlDialect
 from penstock.store.postgresql import PostgresqlDialect
 from penstock.store.sql import SqlStore
 from sqlalchemy import Connection, create_engine, text
+from stores import SQL_KINDS
 
 
 @pytest.mark.parametrize(
@@ -56,6 +60,90 @@ def test_a_transaction_that_the_server_ended_in_the_middle_is_done_again(
     monkeypatch.setattr(type(store.dialect), "try_grant_lock", try_and_be_ended)
     assert store._grant_batch() is not None
     assert not to_end
+
+
+@pytest.mark.parametrize("store_kind", ["postgresql", "mariadb"], indirect=True)
+def test_a_pass_that_the_server_ended_before_it_could_read_is_done_again(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reads with the driver's own cursor, whose errors say nothing to SQLAlchemy."""
+    to_end, settle_drained = ["the first try"], limits.settle_drained
+
+    def settle_and_be_ended(connection: Connection) -> None:
+        settle_drained(connection)
+        if to_end:
+            to_end.pop()
+            end_this_session(connection)
+
+    monkeypatch.setattr(limits, "settle_drained", settle_and_be_ended)
+    assert store._grant_batch() is not None
+    assert not to_end
+
+
+@pytest.mark.parametrize("store_kind", SQL_KINDS, indirect=True)
+def test_what_was_committed_stands_though_the_pass_after_it_fails(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a disk that is full: the release had come through and raised, and who had queued ran without limits."""
+    mine, (a, b) = session(store), (replace(DEMANDS[0], key=f"pool:{name}") for name in "ab")
+    version = store.configuration().version
+    first, both, behind = claim(), claim(), claim()
+
+    def ask_for(asked: Claim, *demands: Demand) -> Result:
+        return store.acquire(asked, demands, version=version, owner=Owner(mine)).result
+
+    def full(*_: object) -> None:
+        raise store._engine.dialect.loaded_dbapi.OperationalError("database or disk is full")
+
+    assert ask_for(first, a) is Result.HELD
+    assert ask_for(both, a, b) is Result.WAITING
+    with monkeypatch.context() as patched:
+        patched.setattr(granting, "grant", full)
+        with pytest.raises(StoreUnavailable, match="full"):
+            store.grant_pass()
+        assert ask_for(behind, b) is Result.WAITING
+        assert store.touch(behind.claim_id, [b], version=version, owner=Owner(mine)).result is Result.WAITING
+        assert store.release(first.claim_id, mine)
+    assert holders(store) == []
+    assert store.grant_pass() == 1
+    assert holders(store) == [both.claim_id] * 2
+
+
+@pytest.mark.parametrize("store_kind", SQL_KINDS, indirect=True)
+def test_what_was_committed_stands_though_nobody_can_be_told(store: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A claim that does not wait was let in beside one that did, and raised."""
+    mine, demands = session(store), [replace(DEMANDS[0], capacity=2)]
+    version = store.configuration().version
+
+    def ask_for(asked: Claim, slots: int, mode: Mode) -> Result:
+        wanted = [replace(demand, slots=slots) for demand in demands]
+        return store.acquire(asked, wanted, version=version, owner=Owner(mine), mode=mode).result
+
+    def broken(*_: object, **__: object) -> None:
+        raise store._engine.dialect.loaded_dbapi.OperationalError("broken")
+
+    both, waiting, newcomer = claim(), claim(), claim()
+    assert ask_for(both, 2, Mode.WAIT) is Result.HELD
+    assert ask_for(waiting, 1, Mode.WAIT) is Result.WAITING
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "_look_after_commit", lambda **_: set())
+        assert store.release(both.claim_id, mine)
+    monkeypatch.setattr(store.dialect, "notify", broken)
+    assert ask_for(newcomer, 1, Mode.TRY) is Result.HELD
+    assert sorted(holders(store)) == sorted([waiting.claim_id, newcomer.claim_id])
+
+
+@pytest.mark.parametrize("store_kind", SQL_KINDS, indirect=True)
+def test_what_a_sweep_has_ended_is_told_though_the_pass_after_it_fails(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(**_: object) -> None:
+        raise StoreUnavailable("away")
+
+    assert ask(store, asked := claim(), None, ticket_seconds=1.0).result is Result.HELD
+    store.clock_shift += 2_000_000
+    monkeypatch.setattr(store, "_grant", away)
+    assert [gone.claim.claim_id for gone in store.sweep().expired] == [asked.claim_id]
 
 
 def configure(store: SqlStore) -> None:

@@ -52,8 +52,7 @@ def test_an_acquire_among_many_rows(
             waiter = engine.claim(f"full-{number}")
             assert isinstance(engine.request(waiter, ticket=True).step(), Waiting)
             multiply(url, waiter.claim_id, WAITERS // FULL - 1)
-        if store_kind == "postgresql":  # the others gather what they need by themselves, or do without
-            analyze(url)
+        analyze(url)
         seconds = list[float]()
         for cycle in range(CYCLES + 20):
             claim = engine.claim(f"free-{rng.randrange(LIMITS)}")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -20,7 +23,7 @@ from penstock.errors import Blocked, Skipped, StoreUnavailable, WaitTimeout
 from penstock_prefect import adoption, asking, ending, facts, gate, installation, probing, tickets
 from penstock_prefect.claims import NOWHERE, FlowFacts, Limits
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Pending, Running
+from prefect.states import Cancelling, Crashed, Pending, Running
 
 RUN = "00000000-0000-0000-0000-000000000001"
 NewEngine = Callable[[], Engine]
@@ -46,6 +49,29 @@ def process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adoption, "_standings", {})
     monkeypatch.setenv(adoption.FLOW_RUN, RUN)
     monkeypatch.delenv(adoption.SESSION, raising=False)
+
+
+class Api:
+    """Prefect's, as far as it is told of a run. `state` None: it does not answer."""
+
+    def __init__(self) -> None:
+        self.state: Any = Pending()
+        self.lines: list[Any] = []
+
+    def read_flow_run(self, _flow_run_id: str) -> Any:
+        if self.state is None:
+            raise httpx.ConnectError("the API is away")
+        return SimpleNamespace(state=self.state, run_count=0)
+
+    def create_logs(self, lines: list[Any]) -> None:
+        self.lines += [(line.level, line.message, str(line.flow_run_id)) for line in lines]
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Api:
+    api = Api()
+    monkeypatch.setattr(asking, "client", lambda: nullcontext(api))
+    return api
 
 
 def claim(engine: Engine, attempt: int = 1, *pools: str) -> Any:
@@ -122,6 +148,19 @@ def test_an_attempt_joins_its_own_lease(
     assert (found.run_claim_id, found.run_pools) == (lease.claim_id, {"licence": 1})
 
 
+@pytest.mark.parametrize("enforcement", ["enforce", "off"])
+def test_slots_that_go_while_they_are_joined_are_missed_where_there_are_limits(
+    new_engine: NewEngine, monkeypatch: pytest.MonkeyPatch, api: Api, enforcement: Any
+) -> None:
+    worker, process = new_engine(), new_engine()
+    lease = worker.acquire(claim(worker, 1, "licence"))
+    monkeypatch.setenv(adoption.CLAIM, lease.claim_id)
+    monkeypatch.setattr(adoption, "_joined", lambda *_: NOWHERE)
+    process.settings = replace(process.settings, enforcement=enforcement)
+    assert adoption._once(process, lambda _: 1) == NOWHERE
+    assert len(api.lines) == (enforcement == "enforce")
+
+
 def test_a_lease_that_ends_while_it_is_joined_is_not_replaced(new_engine: NewEngine) -> None:
     worker, process = new_engine(), new_engine()
     lease = worker.acquire(claim(worker, 1, "licence"))
@@ -153,6 +192,57 @@ def test_a_flow_that_cannot_join_at_its_start_joins_when_the_store_is_back(
     while process.leases.find(lease.claim_id) is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_a_run_whose_slots_are_gone_before_its_process_begins_says_so_in_an_error(
+    new_engine: NewEngine, monkeypatch: pytest.MonkeyPatch, api: Api
+) -> None:
+    """Its worker was killed, and the process took longer to begin than the worker's session lives."""
+    worker, process = new_engine(), new_engine()
+    lease = worker.acquire(claim(worker, 1, "licence"))
+    monkeypatch.setenv(adoption.CLAIM, lease.claim_id)
+    worker.close()
+    monkeypatch.setattr(installation, "engine", lambda: process)
+    adoption.setup_environment(ctx=None)
+    assert api.lines == [(logging.ERROR, adoption.GONE, RUN)]
+    assert adoption.standing(process, Limits()) == NOWHERE
+    # Prefect's engine, which takes this process's place, and what that starts have nothing to tell again.
+    monkeypatch.setattr(adoption, "_standings", {})
+    adoption.setup_environment(ctx=None)
+    assert len(api.lines) == 1
+
+
+@pytest.mark.parametrize("joined_before", [False, True])
+def test_a_process_that_has_missed_no_slots_says_nothing(
+    new_engine: NewEngine, monkeypatch: pytest.MonkeyPatch, api: Api, joined_before: bool
+) -> None:
+    """No worker had any for it; or the process that started it had joined them, and may be without for a while."""
+    monkeypatch.delenv(adoption.CLAIM, raising=False)
+    if joined_before:
+        monkeypatch.setenv(adoption.CLAIM, "claim")
+        monkeypatch.setenv(adoption.SESSION, f"{os.getppid()}:session")
+    assert adoption._once(new_engine(), lambda _: 1) == NOWHERE
+    assert api.lines == []
+
+
+@pytest.mark.parametrize(
+    ("state", "here", "there"),
+    [
+        (Pending(), True, True),
+        (Running(), True, True),
+        (None, True, False),
+        (Crashed(), False, False),
+        (Cancelling(), False, False),
+    ],
+)
+def test_an_error_is_told_in_the_log_of_a_run_that_goes_on(
+    api: Api, caplog: pytest.LogCaptureFixture, state: Any, here: bool, there: bool
+) -> None:
+    """Not where Prefect only calls the hooks of one that was killed, in a process of the same environment."""
+    api.state = state
+    asking.tell_run(RUN, "it goes on")
+    assert api.lines == ([(logging.ERROR, "it goes on", RUN)] if there else [])
+    assert any(line.levelno == logging.ERROR for line in caplog.records) is here
 
 
 def test_an_attempt_that_never_began_goes_by_the_number_of_the_next(new_engine: NewEngine) -> None:

@@ -6,15 +6,16 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
+from itertools import pairwise
 
 import pytest
 from penstock.engine import Engine
 from penstock.errors import ClaimError, StoreUnavailable
-from penstock_prefect import areleased, installation, released, slots
+from penstock_prefect import adoption, areleased, installation, released, slots
 from penstock_prefect.absence import Absence
 from penstock_prefect.attempts import Attempt, standing_here
-from penstock_prefect.claims import Standing
+from penstock_prefect.claims import NOWHERE, Standing
 from prefect_runs import held
 
 TAKEN = {"pool:single": 1, "runs": 1}
@@ -78,6 +79,41 @@ def test_on_an_event_loop(engine: Engine, absence: Absence) -> None:
     assert asyncio.run(pause()) == {}
     assert held(engine) == TAKEN
     assert absence.is_over
+
+
+def test_an_event_loop_goes_on_while_an_attempt_before_holds_the_slots(
+    local_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The flow knows nothing of Penstock, so this is the first to look for what its worker holds."""
+    until_then = time.monotonic() + 2.0
+    found = ContextVar("found", default=False)
+    seen: list[bool] = []
+
+    def looks(*_: object) -> Standing | None:
+        seen.append(found.get())
+        return NOWHERE if time.monotonic() > until_then else None
+
+    monkeypatch.setattr(adoption, "_once", looks)
+    monkeypatch.setattr(adoption, "PAUSE_SECONDS", 0.5)
+
+    async def pause() -> float:
+        ticks = [time.monotonic()]
+
+        async def tick() -> None:
+            while True:
+                await asyncio.sleep(0.02)
+                ticks.append(time.monotonic())
+
+        ticking = asyncio.create_task(tick())
+        await asyncio.sleep(0)
+        found.set(True)
+        async with areleased():
+            ticking.cancel()
+        return max(later - earlier for earlier, later in pairwise([*ticks, time.monotonic()]))
+
+    assert asyncio.run(pause()) < 0.4
+    assert len(seen) > 2
+    assert all(seen), "it is looked for from where the flow stands"
 
 
 def test_an_error_inside_passes_when_the_run_has_its_slots_again(engine: Engine, absence: Absence) -> None:

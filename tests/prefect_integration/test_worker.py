@@ -16,6 +16,7 @@ from penstock import changes
 from penstock.config import Concurrency
 from penstock.demo.prefect_host import PrefectHost
 from penstock.engine import Engine
+from penstock_prefect.adoption import GONE
 from penstock_prefect.tickets import OLDER_HOLDS
 from prefect_deployed import Runs, wait_for_expiry
 from prefect_runs import SERVER_SECRET
@@ -212,6 +213,30 @@ def test_another_worker_class_whose_runs_know_nothing_of_penstock(
     runs.tell_to_end("detached")
     runs.wait_for_end(run_id)
     free(engine, database_host, seconds=30)  # the other workers ask the API
+
+
+@pytest.mark.parametrize("freed", [False, True])
+def test_a_process_that_begins_long_after_its_worker_was_killed_comes_to_its_slots(
+    runs: Runs, engine: Engine, database_host: PrefectHost, tmp_path: Path, freed: bool
+) -> None:
+    """Its flow knows nothing of Penstock. Where somebody has freed them meanwhile, it says that it goes on without."""
+    begins, name = tmp_path / "begins", f"slow-{freed}"
+    database_host.create_work_pool(name, "penstock-slow")
+    database_host.start_python_worker(name, FLOWS / "elsewhere.py", name, str(begins))
+    run_id = runs.start("plain", "slow", name, penstock={"pools": ["elsewhere"]}, parameters={"seconds": 60})
+    database_host.wait_for("it holds", lambda: any(row.probed for row in engine.snapshot().claims), seconds=60)
+    wait_for_expiry(engine, database_host, database_host.kill_worker(name))
+    (row,) = engine.snapshot().claims
+    assert (row.claim.run_id, row.session_ids) == (run_id, ())
+    if freed:
+        engine.store.end(row.claim.claim_id, reason="test")
+    begins.touch()
+    database_host.wait_for("it works", lambda: runs.has_begun("slow"), seconds=120)
+    assert [bool(one.session_ids) for one in engine.snapshot().claims] == ([] if freed else [True])
+    assert (GONE in database_host.run_logs(run_id)) is freed
+    runs.tell_to_end("slow")
+    assert runs.wait_for_end(run_id)["state_name"] == "Completed"
+    free(engine, database_host)
 
 
 def test_a_server_that_asks_who_one_is_refuses_strangers_and_no_log_tells_the_secret(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import os
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 from penstock import changes
@@ -27,7 +29,7 @@ from penstock_prefect import suspended, tickets, waiting_run
 from penstock_prefect.claims import Limits
 from penstock_prefect.waiting_run import WaitingRun
 from penstock_prefect.worker import LimitedRuns
-from prefect.states import Pending, Running, Scheduled
+from prefect.states import Pending, Running, Scheduled, Suspended
 from prefect.workers.base import BaseWorkerResult
 
 RUN = SimpleNamespace(
@@ -72,6 +74,9 @@ class Client:
 class Base:
     """A worker class of Prefect's: its infrastructure runs until it is told to end."""
 
+    identifier: Any = "job"
+    joins: Callable[[], object] = staticmethod(lambda: None)
+
     def __init__(self) -> None:
         self.client, self._prefetch_seconds, self._work_pool_name = Client(), 10.0, "pool"
         self._logger = logging.getLogger("worker")
@@ -84,7 +89,8 @@ class Base:
         pass
 
     async def run(self, _flow_run: Any, _configuration: Any, task_status: Any) -> Any:
-        task_status.started("job")
+        task_status.started(self.identifier)
+        self.joins()
         self.begun.set()
         await self.ends.wait()
         return BaseWorkerResult(identifier="job", status_code=0)
@@ -99,6 +105,11 @@ class Limited(LimitedRuns, Base):
 
 class Elsewhere(Limited):
     runs_join = False
+
+
+class OnThisMachine(Limited):
+    runs_here = True
+    identifier: Any = os.getpid()
 
 
 @pytest.fixture
@@ -177,6 +188,131 @@ async def test_a_run_that_cannot_be_prepared_leaves_no_lease(engine: Engine) -> 
     with pytest.raises(TypeError):
         await Limited().run(asks("open"), Broken())
     assert claims(engine) == []
+
+
+async def cut_off(one: Limited) -> None:
+    """Cancel its run as Prefect does: whoever waits for anything in there does not get any further."""
+    async with anyio.create_task_group() as group:
+        group.start_soon(one.run, asks("open"), configuration())
+        async with asyncio.timeout(20):
+            await one.begun.wait()
+        group.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("kind", [Limited, OnThisMachine])
+@on_a_loop
+async def test_the_slots_of_a_killed_worker_stay_for_a_process_on_another_machine(
+    engine: Engine, kind: type[Limited]
+) -> None:
+    """It takes longer to begin than the worker's session lives: the API is asked meanwhile. Here it would be soon."""
+    settings = Settings(session_ttl_seconds=1.0)
+    with (
+        connect(engine.store.url, host="prefect", deployment="test", settings=settings) as worker,
+        connect(engine.store.url, host="prefect", deployment="test") as process,
+    ):
+        one = kind()
+        one.engine = worker
+        running = asyncio.create_task(one.run(asks("open"), configuration()))
+        async with asyncio.timeout(20):
+            await one.begun.wait()
+        (row,) = claims(engine)
+        assert (row.session_ids, row.probed) == ((worker.session_id(),), kind is Limited)
+        worker._session._stop.set()  # it beats no more
+        await until(lambda: worker.store.sweep().sessions == 0)
+        assert [row.claim.claim_id for row in claims(engine)] == ([row.claim.claim_id] if kind is Limited else [])
+        if kind is Limited:
+            joined = process.acquire(process.run_claim(RUN.id))
+            assert joined.claim_id == row.claim.claim_id
+            assert (claims(engine)[0].session_ids, claims(engine)[0].probed) == ((process.session_id(),), False)
+        one.ends.set()
+        await running
+
+
+@on_a_loop
+async def test_a_run_whose_process_has_not_joined_yet_is_left_to_its_worker(engine: Engine, proposed: Proposed) -> None:
+    """It was declared crashed meanwhile, and scheduled again: no second process is started for it."""
+    one, other = Limited(), Limited()
+    running = asyncio.create_task(one.run(asks("open"), configuration()))
+    async with asyncio.timeout(20):
+        await one.begun.wait()
+    with connect(engine.store.url, host="prefect", deployment="test") as elsewhere:
+        other.engine = elsewhere
+        other.client.state = Pending()
+        again = asyncio.create_task(other.run(asks("open"), configuration()))
+        await until(lambda: other.client.asked > 2)
+        assert not other.begun.is_set()
+        other.client.state = Running()
+        assert (await again).identifier == "not started"
+    one.ends.set()
+    await running
+    assert claims(engine) == [], "that nobody has joined them is no reason to keep them"
+
+
+@on_a_loop
+async def test_a_run_whose_process_never_joins_keeps_its_slots_while_it_is_suspended(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_PENSTOCK_HOLD_WHILE_SUSPENDED", "*")
+    one = Limited()
+    one.client.state = Suspended(timeout_seconds=60)
+    one.ends.set()
+    await one.run(asks("open"), configuration())
+    (row,) = claims(engine)
+    assert (row.state, row.session_ids, row.probed) == ("held", (), True)
+
+
+@pytest.mark.parametrize("kind", [Limited, OnThisMachine])
+@on_a_loop
+async def test_a_worker_that_stops_before_the_process_has_joined_leaves_it_its_slots(
+    engine: Engine, kind: type[Limited]
+) -> None:
+    """That may come after the worker has gone: on other machines whenever the API says that the run is not over."""
+    one = kind()
+    await cut_off(one)
+    await until(lambda: not engine.leases.known())
+    (row,) = claims(engine)
+    assert (row.state, row.session_ids, row.probed) == ("held", (), kind is Limited)
+    assert row.expires_at is not None
+    with connect(engine.store.url, host="prefect", deployment="test") as process:
+        joined = process.acquire(process.run_claim(RUN.id))
+        assert joined.claim_id == row.claim.claim_id
+        (row,) = claims(engine)
+        assert (row.session_ids, row.probed) == ((process.session_id(),), False)
+    assert claims(engine) == [], "from then on the slots are its process's"
+
+
+@pytest.mark.parametrize("kind", [Limited, OnThisMachine])
+@on_a_loop
+async def test_a_worker_that_stops_leaves_the_process_that_has_joined_alone(
+    engine: Engine, kind: type[Limited]
+) -> None:
+    with connect(engine.store.url, host="prefect", deployment="test") as process:
+        one = kind()
+        one.joins = lambda: process.acquire(process.run_claim(RUN.id))
+        await cut_off(one)
+        await until(lambda: not engine.leases.known())
+        (row,) = claims(engine)
+        assert (row.state, row.session_ids, row.probed) == ("held", (process.session_id(),), False)
+    assert claims(engine) == []
+
+
+@on_a_loop
+async def test_a_run_that_has_ended_while_the_store_was_away_is_not_kept_alive(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any, **__: Any) -> Any:
+        raise StoreUnavailable("the store is away")
+
+    one = Limited()
+    running = asyncio.create_task(one.run(asks("open"), configuration()))
+    async with asyncio.timeout(20):
+        await one.begun.wait()
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.store, "run_lease", away)
+        patch.setattr(engine.store, "release", away)
+        one.ends.set()
+        await running
+    assert engine.leases.known() == set(), "the next beat ends it"
 
 
 @on_a_loop
@@ -259,9 +395,10 @@ async def test_a_store_that_is_not_to_be_waited_for_ends_the_run(
 async def test_a_run_without_limits_says_so_in_its_log(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
     one = Limited()
     one.ends.set()
-    lease = engine.without_limits(engine.run_claim(RUN.id))
-    await one._run_with(lease, engine, RUN, configuration(), None)
+    lease, described = engine.without_limits(engine.run_claim(RUN.id)), configuration()
+    await one._run_with(lease, engine, RUN, described, None)
     assert "WITHOUT LIMITS" in caplog.text
+    assert described.env == {}, "its process has nothing to look for, and to miss"
 
 
 @on_a_loop
@@ -295,7 +432,7 @@ async def test_a_resumed_run_takes_what_was_kept_for_it(engine: Engine, kind: ty
     async with asyncio.timeout(20):
         await one.begun.wait()
     (row,) = claims(engine)
-    assert (row.claim.claim_id, row.probed) == (before.claim_id, kind is Elsewhere)
+    assert (row.claim.claim_id, bool(row.session_ids)) == (before.claim_id, kind is Limited)
     one.ends.set()
     await running
     assert claims(engine) == []

@@ -45,7 +45,7 @@ COMMANDS = {
     "demo": "Run a real Airflow DAG and a real Prefect flow under the limits of one dagster.yaml block.",
     "doctor": "Name each part, whether it is really active, and what to do where it is not sound.",
     "explain": "Say why ID waits, for whom and behind whom, or what it holds.",
-    "export": "Write the limits in the form of another tool.",
+    "export": "Write the limits as a penstock.yaml, or in the form of another tool.",
     "free": "End the leases of ID and withdraw its waiters, after asking.",
     "import": "Take over the limits of another tool from what it exports.",
     "janitor": "Reap what died, ask after runs, grant what is free, prune; until SIGTERM or SIGINT.",

@@ -1,4 +1,4 @@
-"""`penstock export`: limits in the form of another tool."""
+"""`penstock export`: the limits as a file of Penstock's own, or in the form of another tool."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import penstock
 from penstock.cli.foreign import show
 from penstock.cli.output import write_whole
 from penstock.config import Concurrency, Granularity
+from penstock.config_writer import written
 from penstock.errors import Fault
 from penstock.text import shown
 
@@ -21,7 +22,25 @@ UNLIMITED = -1  # of an Airflow pool
 
 @click.group("export")
 def command() -> None:
-    """Write the limits in the form of another tool."""
+    """Write the limits as a penstock.yaml, or in the form of another tool."""
+
+
+@command.command("file")
+@click.option("-o", "--output", type=click.Path(dir_okay=False), metavar="FILE", help="Else stdout.")
+@click.pass_obj
+def file(store_url: str | None, output: str | None) -> None:
+    """Write the configuration in force as `penstock apply` takes it: to keep it, or to go on from a file.
+
+    Limits may have been set by commands or on the page, and then stand in the store alone.
+    """
+    with penstock.connect(store_url) as engine:
+        version, concurrency = engine.configuration(fresh=True)
+    text = written(concurrency, {}, [f"version {version} of the store's configuration"])
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    write_whole(output, text)
+    click.echo(f"{shown(output)}: version {version}", err=True)
 
 
 @command.command("airflow-pools")

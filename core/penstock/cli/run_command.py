@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import logging
 import os
+import select
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from types import FrameType
 
 import click
 
 from penstock.claim import Claim, parse_pools
 from penstock.cli import EXIT_LOST, Seconds
+from penstock.cli.orphans import Orphans, end_with_parent
 from penstock.connection import connect_though_away
 from penstock.engine import Engine
 from penstock.errors import ClaimError, Skipped, StoreUnavailable
 from penstock.lease import Lease
-from penstock.settings import OnBlocked
+from penstock.settings import OnBlocked, Settings, StoreTimes
 from penstock.text import shown
 from penstock.waiting import Cancelled
 
 KILL_GRACE_SECONDS = 5.0
+REAP_SECONDS = 10.0
 EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND = 126, 127
 
 
@@ -70,7 +72,11 @@ def command(
         waited += time.monotonic() - began
         return lease
 
-    with _connected(store_url) as engine, _Child(on_lost) as child, contextlib.ExitStack() as held:
+    with (
+        _connected(store_url) as engine,
+        _Child(on_lost, kill_seconds(engine.settings)) as child,
+        contextlib.ExitStack() as held,
+    ):
         try:
             if run_id is not None:
                 lease = acquire(engine.run_claim(run_id, tags=tags_of_run, priority=priority))
@@ -88,6 +94,11 @@ def command(
             return 0
         except Cancelled:
             return child.exit_code_when_stopped()
+
+
+def kill_seconds(settings: Settings) -> float:
+    """How long a command has to end when its lease is lost: it is killed before others can be granted its slots."""
+    return min(KILL_GRACE_SECONDS, settings.margin_seconds + StoreTimes().grace_seconds - 0.5)
 
 
 @contextlib.contextmanager
@@ -129,31 +140,15 @@ def _tags(texts: Sequence[str]) -> dict[str, str]:
     return tags
 
 
-def _prctl() -> Callable[[int, int], int] | None:
-    try:
-        function: Callable[[int, int], int] = ctypes.CDLL(None).prctl
-    except AttributeError:
-        return None
-    return function
-
-
-_PRCTL = _prctl()  # looked up before any fork
-
-
-def _end_with_parent() -> None:
-    """In the new command: be killed when `penstock run` is killed, since nobody would hold its slots then (Linux)."""
-    if _PRCTL is not None:
-        _PRCTL(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-
 class _Child:
     """The command: gets our signals, is ended when a lease under it is lost. `stopped` ends a wait for slots, too."""
 
-    def __init__(self, on_lost: str) -> None:
-        self._kills = on_lost == "kill"
+    def __init__(self, on_lost: str, kill_seconds: float) -> None:
+        self._kills, self._kill_seconds = on_lost == "kill", kill_seconds
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._lost = False
+        self._kill_at: float | None = None
         self._signal_number: int | None = None
         self.stopped = threading.Event()
 
@@ -196,13 +191,14 @@ class _Child:
                 return
             self._lost = True
             if self._kills:
+                self._kill_at = time.monotonic() + self._kill_seconds
                 self.stopped.set()
             process = self._process
         what = "is killed" if self._kills else "goes on"
         click.echo(f"penstock: {lease.claim}: the lease is lost; the command {what}", err=True)
         if process is not None and self._kills:
             process.terminate()
-            killer = threading.Timer(KILL_GRACE_SECONDS, process.kill)
+            killer = threading.Timer(self._kill_seconds, process.kill)
             killer.daemon = True
             killer.start()
 
@@ -217,22 +213,38 @@ class _Child:
             "PENSTOCK_LEASE_ID": lease.claim_id,
             "PENSTOCK_FENCES": json.dumps(lease.fences),
         }
-        with self._lock:  # what stops us comes before the command begins, or finds it
+        with Orphans() as orphans:
+            with self._lock:  # what stops us comes before the command begins, or finds it
+                if self.stopped.is_set():
+                    return self.exit_code_when_stopped()
+                try:
+                    self._process = process = subprocess.Popen(
+                        list(command),
+                        env=environment,
+                        preexec_fn=end_with_parent,  # noqa: PLW1509  # it takes no lock and imports nothing
+                    )
+                except FileNotFoundError:
+                    click.echo(f"penstock: {shown(command[0])}: not found", err=True)
+                    return EXIT_NOT_FOUND
+                except OSError as error:
+                    click.echo(f"penstock: {shown(command[0])}: cannot be executed: {error.strerror}", err=True)
+                    return EXIT_NOT_EXECUTABLE
+            code = _wait(process, orphans)
             if self.stopped.is_set():
-                return self.exit_code_when_stopped()
-            try:
-                self._process = process = subprocess.Popen(
-                    list(command),
-                    env=environment,
-                    preexec_fn=_end_with_parent,  # noqa: PLW1509  # it takes no lock and imports nothing
-                )
-            except FileNotFoundError:
-                click.echo(f"penstock: {shown(command[0])}: not found", err=True)
-                return EXIT_NOT_FOUND
-            except OSError as error:
-                click.echo(f"penstock: {shown(command[0])}: cannot be executed: {error.strerror}", err=True)
-                return EXIT_NOT_EXECUTABLE
-        code = process.wait()
+                left = KILL_GRACE_SECONDS if self._kill_at is None else self._kill_at - time.monotonic()
+                orphans.end(self._signal_number or signal.SIGTERM, left)
         if self._lost and self._kills:
             return EXIT_LOST
         return code if code >= 0 else 128 - code
+
+
+def _wait(process: subprocess.Popen[bytes], orphans: Orphans) -> int:
+    """The command's exit code. Those whom it leaves behind while it lives do not pile up as dead meanwhile."""
+    if hasattr(os, "pidfd_open"):
+        handle = os.pidfd_open(process.pid)
+        try:
+            while not select.select([handle], [], [], REAP_SECONDS)[0]:
+                orphans.reap(process.pid)
+        finally:
+            os.close(handle)
+    return process.wait()

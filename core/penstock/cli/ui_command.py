@@ -112,12 +112,13 @@ def _tokens(file: str | None) -> Mapping[str, str]:
     tokens: dict[str, str] = {}
     for line in filter(None, map(str.strip, text.splitlines())):
         name, colon, token = line.rpartition(":")
+        name = name if colon else "token"
         if len(token) < SHORTEST_TOKEN or name in tokens:
             raise click.UsageError(
                 f"{file or TOKEN_VARIABLE}: NAME:TOKEN in each line, each name once, a token of at least "
                 f"{SHORTEST_TOKEN} characters; `openssl rand -hex 16` makes one"
             )
-        tokens[name if colon else "token"] = token
+        tokens[name] = token
     return tokens
 
 

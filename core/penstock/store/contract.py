@@ -299,10 +299,14 @@ class Store(Viewing, Protocol):
         """Renew the session; False if it is gone, with all it held. Ends its claims that are not `known`.
 
         `known` is asked after the claims were read: what the process began to ask for meanwhile is not among them.
+        Those that a holder could join in that moment stay: they are `joined`.
         """
 
     def joined(self, session_id: str) -> tuple[Claim, ...]:
-        """The claims of runs that live for as long as one of their sessions does, of which this is one."""
+        """The claims with a holder, who may join them again, that this session keeps alive; those that wait first.
+
+        A run's lives for as long as one of its sessions does.
+        """
 
     def close_session(self, session_id: str) -> None:
         """End the session and everything it held or waited for."""

@@ -13,13 +13,10 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, Engine, insert, select, update
 from sqlalchemy.exc import (
-    DataError,
     DBAPIError,
-    IntegrityError,
     InterfaceError,
     InternalError,
     OperationalError,
-    ProgrammingError,
     SQLAlchemyError,
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -158,6 +155,11 @@ class Database:
     def _pool(self) -> Engine:
         return self._upkeep_engine if self.upkeep else self._engine
 
+    @property
+    def _driver(self) -> Any:
+        """The driver's module, for its errors."""
+        return self._engine.dialect.loaded_dbapi
+
     def server(self) -> str:
         """The kind of database and its version."""
         with self.transaction(read_only=True) as tx:
@@ -279,18 +281,10 @@ class Database:
                 if grant_lock:
                     self.dialect.grant_lock(connection)
                 yield Transaction(connection, self._clock, self.clock_shift, self.dialect.syntax)
-        except ProgrammingError as error:
-            if (named := self._named(error.orig)) is not None:
-                raise named from error
+        except (SQLAlchemyError, self._driver.Error) as error:
+            if (meant := self._meant(error)) is not None:
+                raise meant from error
             raise
-        except DataError as error:
-            raise self._not_taken(error) from error
-        except IntegrityError as error:
-            if error.orig is not None and self.dialect.was_undone(error.orig):
-                raise self._unavailable(error) from error
-            raise
-        except (OperationalError, InterfaceError, InternalError, PoolTimeout) as error:
-            raise self._unavailable(error) from error
 
     @contextmanager
     def cursor(self) -> Iterator[Any]:
@@ -300,11 +294,10 @@ class Database:
 
     @contextmanager
     def _lent_cursor(self) -> Iterator[Any]:
-        driver = self._engine.dialect.loaded_dbapi
         try:
             with self._opening():
                 raw = self._pool.raw_connection()
-        except (SQLAlchemyError, driver.Error) as error:
+        except (SQLAlchemyError, self._driver.Error) as error:
             raise self._unavailable(error) from error
         try:
             self.dialect.lend(raw.driver_connection)
@@ -314,16 +307,8 @@ class Database:
         except BaseException as error:
             # What state the connection is in is nobody's guess: away with it.
             raw.invalidate(error if isinstance(error, Exception) else None)
-            if not isinstance(error, driver.Error):
-                raise
-            if isinstance(error, driver.DataError):
-                raise self._not_taken(error) from error
-            if isinstance(error, driver.ProgrammingError) and (named := self._named(error)) is not None:
-                raise named from error
-            if self.dialect.was_undone(error) or isinstance(
-                error, (driver.OperationalError, driver.InterfaceError, driver.InternalError)
-            ):
-                raise self._unavailable(error) from error
+            if isinstance(error, self._driver.Error) and (meant := self._meant(error)) is not None:
+                raise meant from error
             raise
         finally:
             raw.close()
@@ -334,17 +319,20 @@ class Database:
             connection = raw.execution_options(**(self.dialect.reading if read_only else {}))
             try:
                 with connection.begin():
-                    yield connection
+                    try:
+                        yield connection
+                    except self._driver.Error as error:  # by the driver's own cursor
+                        connection.invalidate(error)  # a rollback that fails, too, would hide why
+                        raise
             except (OperationalError, InterfaceError, InternalError):
                 connection.invalidate()  # it may be the connection: one that was opened read-only stays so
                 raise
 
     def _connected(self) -> Connection:
-        driver = self._engine.dialect.loaded_dbapi
         try:
             with self._opening():
                 return self._pool.connect()
-        except driver.Error as error:  # of what is said to a new connection first
+        except self._driver.Error as error:  # of what is said to a new connection first
             raise self._unavailable(error) from error
 
     @contextmanager
@@ -358,9 +346,19 @@ class Database:
                 f"{self.url}: cannot be opened by what the URL says: correct its options ({why})"
             ) from None
 
-    def _named(self, cause: BaseException | None) -> PenstockError | None:
+    def _meant(self, error: Exception) -> PenstockError | None:
+        """What an error of the driver's or of SQLAlchemy's comes to; None: a statement, or what was done, is wrong."""
+        driver, cause = self._driver, (error.orig if isinstance(error, DBAPIError) else None) or error
+        if isinstance(cause, driver.DataError):
+            return self._not_taken(error)
+        if isinstance(cause, driver.ProgrammingError) and (named := self._named(cause)) is not None:
+            return named
+        away = (PoolTimeout, driver.OperationalError, driver.InterfaceError, driver.InternalError)
+        return self._unavailable(error) if isinstance(cause, away) or self.dialect.was_undone(cause) else None
+
+    def _named(self, cause: BaseException) -> PenstockError | None:
         """The reason why the database did not understand a statement, or did not want to; None: the statement."""
-        if cause is not None and (remedy := self.dialect.missing_right(cause, self._given, self._engine)) is not None:
+        if (remedy := self.dialect.missing_right(cause, self._given, self._engine)) is not None:
             return self._denied(cause, remedy)
         if self.schema_revision() is None:
             return SchemaMismatch(f"{self.url}: the store has no tables: run `penstock db upgrade`")

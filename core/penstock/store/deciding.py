@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Collection, Mapping, Sequence
 
 from sqlalchemy import Connection, exists, or_, select, update
 
@@ -19,6 +20,8 @@ from penstock.store.touching import session_is_alive
 
 SKIPPED_SECONDS = 24 * 3600.0
 """How long a skipped run is remembered when nobody says that it is over."""
+CONTESTED_LOOKS, CONTESTED_SECONDS = 10, 0.005
+"""So often, and so long after one another, those who wait are looked at again while somebody has one of their rows."""
 
 
 def decide(tx: Transaction, dialect: Dialect, ask: Ask, mode: Mode, granted: list[str]) -> Outcome | None:
@@ -34,10 +37,19 @@ def decide(tx: Transaction, dialect: Dialect, ask: Ask, mode: Mode, granted: lis
         return None
     numbers = _pick(connection, ask, ids)
     # What is free now is locked. Those who wait go first; what becomes free after they looked is nobody's yet.
-    while batch := granting.grant(tx.cursor, ask.clock_shift).granted:
-        granted += batch
-        numbers = _pick(connection, ask, ids)
-    short = _short(tx, ask, numbers)
+    looks_left = CONTESTED_LOOKS
+    while True:
+        batch = granting.grant(tx.cursor, ask.clock_shift)
+        contested = batch.contested & ids.keys()
+        if batch.granted:
+            granted += batch.granted
+            numbers = _pick(connection, ask, ids)
+        elif contested and looks_left:  # somebody who waits there is touched just now
+            looks_left -= 1
+            time.sleep(CONTESTED_SECONDS)
+        else:
+            break
+    short = _short(tx, ask, numbers, contested)
     if short and mode is not Mode.OBSERVE:
         if mode is Mode.SKIP and ask.claim.kind is ClaimKind.RUN:
             _remember_skip(connection, dialect, ask, now)
@@ -93,8 +105,8 @@ def _is_known(connection: Connection, ask: Ask) -> bool:
     return bool(connection.scalar(select(exists().where(or_(*same)))))
 
 
-def _short(tx: Transaction, ask: Ask, numbers: dict[str, list[int]]) -> Sequence[str]:
-    """The limits that have no room for the claim beyond what is reserved."""
+def _short(tx: Transaction, ask: Ask, numbers: Mapping[str, list[int]], contested: Collection[str]) -> Sequence[str]:
+    """The limits that have no room for the claim beyond what is reserved, or what those who wait could not take yet."""
     wants = {demand.key: demand.slots for demand in ask.demands}
     parent_id = ask.claim.parent_id
     around = granting.limits_around(tx.cursor, [parent_id]).get(parent_id, ()) if parent_id is not None else ()
@@ -110,7 +122,8 @@ def _short(tx: Transaction, ask: Ask, numbers: dict[str, list[int]]) -> Sequence
     return [
         key
         for key, slots in wants.items()
-        if len(numbers.get(key, range(slots))) < slots
+        if key in contested
+        or len(numbers.get(key, range(slots))) < slots
         or ahead.get(key, mine + 1) <= mine
         or not fits(Waiter(ask.claim.claim_id, tx.now, {key: slots}, around), rooms, reserved, tx.now)
     ]

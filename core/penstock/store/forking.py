@@ -57,17 +57,26 @@ class ForkGate:
 
 
 _gates: WeakSet[ForkGate] = WeakSet()
+_mine = threading.local()  # `shut`: the gates that the fork of this thread has shut
 
 
-def _all(step: Callable[[ForkGate], None]) -> Callable[[], None]:
-    def do() -> None:
-        for gate in list(_gates):
-            step(gate)
+def _shut_all() -> None:
+    _mine.shut = []
+    for gate in list(_gates):
+        _mine.shut.append(gate)
+        gate.shut()
 
-    return do
+
+def _open_again() -> None:
+    """No others: one that another thread has made meanwhile was never shut."""
+    for gate in _mine.__dict__.pop("shut", ()):
+        gate.open()
+
+
+def _reopen_all() -> None:
+    for gate in list(_gates):
+        gate.reopen()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_all(ForkGate.shut), after_in_parent=_all(ForkGate.open), after_in_child=_all(ForkGate.reopen)
-    )
+    os.register_at_fork(before=_shut_all, after_in_parent=_open_again, after_in_child=_reopen_all)

@@ -111,37 +111,33 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Who was granted; `contested`: rows or slots were under way in somebody else's hands, so look again.
+    """Who was granted; `contested`: in these limits rows or slots were under way in somebody else's hands, look again.
 
     `weighed`: everybody who fitted by a plain read, granted or not.
     """
 
     granted: list[str]
-    contested: bool = False
+    contested: frozenset[str] = frozenset()
     weighed: frozenset[str] = frozenset()
 
 
 def grant(cursor: Cursor, shift: int) -> Batch:
     """Grant one batch, in order; the grant lock was taken in an earlier statement."""
     limits, version, at, fresh = _open_limits(cursor, shift)
-    candidates = _candidates(cursor, limits, version, at, fresh=fresh)
-    if not candidates:
+    found = _that_fit(cursor, limits, version, at)
+    if not found:
         return Batch([])
-    weighed = {one.claim_id for one in candidates}
     reserved = reserved_now(cursor, limits, at, version)
     if reserved:  # it may bar those who come first, and not those behind them
-        candidates = _candidates(cursor, limits, version, at, fresh=fresh, past_reservations=True)
-        weighed |= {one.claim_id for one in candidates}
-        reserved = reserved_now(cursor, limits, at, version)
+        found |= _that_fit(cursor, limits, version, at, past_reservations=True)
+    candidates = _first_to_go(cursor, limits, found.values(), reserved, version, at, fresh=fresh)
     still = cursor(STILL_WAITING, {"version": version}, [one.claim_id for one in candidates])
     own = {row[0] for row in still.fetchall()}
     _lock(cursor, limits, candidates, reserved)
-    around = limits_around(cursor, [one.parent_id for one in candidates if one.parent_id is not None])
     granted: list[tuple[Candidate, dict[str, list[int]]]] = []
-    for one in candidates:
-        if any(key not in limits or limits[key].contested for key in one.wants):
+    for one, waiter in zip(candidates, _waiters(cursor, candidates), strict=True):
+        if any(limits[key].contested for key in one.wants):
             continue
-        waiter = Waiter(one.claim_id, one.enqueued_at, one.wants, around.get(one.parent_id or "", ()))
         rooms = {key: Room(limits[key].capacity, len(limits[key].locked)) for key in one.wants}
         if one.claim_id in own and fits(waiter, rooms, reserved, at):
             granted.append((one, {key: _take(limits[key], slots) for key, slots in one.wants.items()}))
@@ -153,14 +149,14 @@ def grant(cursor: Cursor, shift: int) -> Batch:
                 if one.claim_id not in own or len(limit.locked) < min(slots, limit.free):
                     limit.contested = True
     _write(cursor, granted, limits, at)
-    contested = any(limit.contested for limit in limits.values())
-    return Batch([one.claim_id for one, _ in granted], contested, frozenset(weighed))
+    contested = frozenset(key for key, limit in limits.items() if limit.contested)
+    return Batch([one.claim_id for one, _ in granted], contested, frozenset(found))
 
 
 def fit_by_now(cursor: Cursor, shift: int) -> set[str]:
     """The first who fit everywhere, by a plain read: after a pass, who came to fit while it was under way."""
-    limits, version, at, fresh = _open_limits(cursor, shift)
-    return {one.claim_id for one in _candidates(cursor, limits, version, at, fresh=fresh)}
+    limits, version, at, _ = _open_limits(cursor, shift)
+    return set(_that_fit(cursor, limits, version, at))
 
 
 def _open_limits(cursor: Cursor, shift: int) -> tuple[dict[str, Limit], int, int, bool]:
@@ -174,27 +170,54 @@ def _open_limits(cursor: Cursor, shift: int) -> tuple[dict[str, Limit], int, int
     return limits, version, int(at), changed_at is not None and at < changed_at + HEARD_OF
 
 
-def _candidates(
-    cursor: Cursor, limits: dict[str, Limit], version: int, at: int, *, fresh: bool, past_reservations: bool = False
-) -> list[Candidate]:
-    """The first waiters that fit everywhere, in order; the other limits that they want are added to `limits`.
-
-    `fresh`: not everybody can have heard of the configuration yet, and nobody passes one who may not have.
-    """
+def _that_fit(
+    cursor: Cursor, limits: Mapping[str, Limit], version: int, at: int, *, past_reservations: bool = False
+) -> dict[str, Candidate]:
+    """Of each limit the first waiters that fit everywhere; where a limit has opened just now, the next look sees it."""
     found: dict[str, Candidate] = {}
-    for limit in list(limits.values()):
+    for limit in limits.values():
         deep = limit.capacity is None or past_reservations
         most = GRANTS_PER_PASS if deep else min(GRANTS_PER_PASS, limit.free)
         values = {"of_limit": limit.limit_id, "at": at, "version": version, "most": most}
-        for row in cursor(FIRST_THAT_FIT, values).fetchall():
-            found[row[0]] = Candidate.of(row)
-    candidates = sorted(found.values(), key=lambda one: (one.rank, one.claim_id))[:GRANTS_PER_PASS]
-    wanted = {key for one in candidates for key in one.wants}
-    limits |= read_limits(cursor, wanted - limits.keys())
-    if fresh:
-        ahead = unresolved(cursor, {key: limits[key] for key in wanted & limits.keys()}, version)
-        candidates = [one for one in candidates if all(one.rank < ahead.get(key, one.rank + 1) for key in one.wants)]
-    return candidates
+        for one in map(Candidate.of, cursor(FIRST_THAT_FIT, values).fetchall()):
+            if limits.keys() >= one.wants.keys():
+                found[one.claim_id] = one
+    return found
+
+
+def _first_to_go(
+    cursor: Cursor,
+    limits: Mapping[str, Limit],
+    found: Iterable[Candidate],
+    reserved: Reservations,
+    version: int,
+    at: int,
+    *,
+    fresh: bool,
+) -> list[Candidate]:
+    """As many as one pass grants, in order, without those that others bar: else they would keep out all behind them.
+
+    `fresh`: not everybody can have heard of the configuration yet, and nobody passes one who may not have.
+    """
+    first: list[Candidate] = []
+    rooms = {key: Room(limit.capacity, limit.free) for key, limit in limits.items()}
+    ordered = sorted(found, key=lambda one: (one.rank, one.claim_id))
+    while ordered and len(first) < GRANTS_PER_PASS:
+        some, ordered = ordered[:GRANTS_PER_PASS], ordered[GRANTS_PER_PASS:]
+        if fresh:
+            ahead = unresolved(cursor, {key: limits[key] for one in some for key in one.wants}, version)
+            some = [one for one in some if all(one.rank < ahead.get(key, one.rank + 1) for key in one.wants)]
+        if reserved:
+            waiters = _waiters(cursor, some)
+            some = [one for one, waiter in zip(some, waiters, strict=True) if fits(waiter, rooms, reserved, at)]
+        first += some
+    return first[:GRANTS_PER_PASS]
+
+
+def _waiters(cursor: Cursor, candidates: Sequence[Candidate]) -> list[Waiter]:
+    """As reservations look at them."""
+    around = limits_around(cursor, [one.parent_id for one in candidates if one.parent_id is not None])
+    return [Waiter(one.claim_id, one.enqueued_at, one.wants, around.get(one.parent_id or "", ())) for one in candidates]
 
 
 def _lock(cursor: Cursor, limits: Mapping[str, Limit], candidates: Sequence[Candidate], reserved: Reservations) -> None:

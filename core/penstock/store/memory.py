@@ -48,7 +48,7 @@ class MemoryStore(Views):
             mine = {
                 claim_id
                 for claim_id, entry in self._claims.items()
-                if entry.claim.kind is ClaimKind.OP and session_id in entry.sessions
+                if entry.claim.holder is None and session_id in entry.sessions
             }
             for claim_id in sorted(mine - set(known()), key=self._order_of_leaving):
                 self.release(claim_id, session_id)
@@ -56,14 +56,15 @@ class MemoryStore(Views):
 
     def joined(self, session_id: str) -> tuple[Claim, ...]:
         with self._lock:
-            return tuple(
-                entry.claim
-                for entry in self._claims.values()
-                if entry.claim.kind is not ClaimKind.OP
+            mine = [
+                claim_id
+                for claim_id, entry in self._claims.items()
+                if entry.claim.holder is not None
                 and entry.liveness is Liveness.SESSION
                 and entry.state is not ClaimState.ENDED
                 and session_id in entry.sessions
-            )
+            ]
+            return tuple(self._claims[claim_id].claim for claim_id in sorted(mine, key=self._order_of_leaving))
 
     def close_session(self, session_id: str) -> None:
         with self._lock:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, func, or_, select, union_all
 
 from penstock.claim import Claim, ClaimKind, Liveness
 from penstock.decision import HeldSlot, Reason
@@ -243,10 +243,14 @@ def history_rows(connection: Connection, lines: Select[Any]) -> tuple[HistoryRow
 
 
 def joined(connection: Connection, session_id: str) -> tuple[Claim, ...]:
-    """The claims that the session is a member of, and keeps alive with others perhaps."""
-    kept = LIVE & (t.claim.c.liveness == Liveness.SESSION.value)
+    """See `Store.joined`: an op's are the session's own, of a run's it is a member. Both are looked up by an index."""
+    c = t.claim.c
+    own = (c.session_id == session_id) & c.live_holder.is_not(None)
     members = select(t.member.c.claim_id).where(t.member.c.session_id == session_id)
-    return tuple(claim_of(row) for row in connection.execute(select(t.claim).where(kept & t.claim.c.id.in_(members))))
+    shared = LIVE & (c.liveness == Liveness.SESSION.value) & c.id.in_(members)
+    found = union_all(select(t.claim).where(own), select(t.claim).where(shared)).subquery()
+    holds = found.c.state.in_([ClaimState.GRANTED.value, ClaimState.HELD.value])
+    return tuple(claim_of(row) for row in connection.execute(select(found).order_by(holds, found.c.id)))
 
 
 def claim_of(row: t.StoredRow) -> Claim:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    ScalarSelect,
     Select,
     and_,
     delete,
     exists,
+    func,
     literal_column,
     or_,
     select,
@@ -28,9 +31,15 @@ from penstock.store.contract import ClaimState, Event, Expired
 from penstock.store.reading import claim_of
 
 JUMP = 10_000_000
-"""A database clock that moved this much (µs) against our own steady one since the last look has jumped."""
+"""A database clock that moved this much (µs) against our own steady one since the last look has jumped; or half the
+shortest TTL, if that is less.
+"""
+SHORTEST_TTL = 1_000_000
+"""No process may set a shorter one (µs)."""
 TICKET_AFTER_JUMP = 300_000_000
 """What a ticket still has (µs) after a jump, if it has not more: as much as one has after a touch by default."""
+PRUNED = 5000
+"""So many events are dropped in one transaction."""
 AT_ONCE = 500
 """So many claims are named in one statement: databases take a few ten thousand values at most."""
 
@@ -39,20 +48,42 @@ class ClockJumps:
     """Notices when the store's clock was set: by more than the differences between two clocks that run on."""
 
     def __init__(self) -> None:
-        self._last: tuple[int, float] | None = None
+        self._asked: _Reading | None = None
+        self._last: _Reading | None = None
         self.clean_at: int | None = None  # the store's time at the last look that found nothing to reap
 
-    def seen(self, now: int) -> bool:
-        """Whether the store's clock ran away from ours since the last call. Again until it is `borne`."""
-        steady, last = steady_seconds(), self._last
-        jumped = last is not None and abs((now - last[0]) - (steady - last[1]) * 1_000_000) > JUMP
+    def seen(self, ask: Callable[[], int], shortest_ttl: int | None) -> bool:
+        """Whether the store's clock, which is asked, ran away from ours since the last call. Again until it is `borne`.
+
+        Holders count their TTL by a steady clock: no step of half of it may pass for time that went by.
+        """
+        before = steady_seconds()
+        now = ask()
+        self._asked, last = _Reading(now, before, steady_seconds()), self._last
+        least = JUMP if shortest_ttl is None else min(JUMP, max(shortest_ttl, SHORTEST_TTL) // 2)
+        jumped = last is not None and self._asked.differs_from(last, by=least)
         if not jumped:
-            self._last = (now, steady)
+            self._last = self._asked
         return jumped
 
-    def borne(self, now: int) -> None:
+    def borne(self) -> None:
         """Everybody has been given the time for it."""
-        self._last, self.clean_at = (now, steady_seconds()), None
+        self._last, self.clean_at = self._asked, None
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """The store's time (µs), and ours (seconds) before and after it was told: a process may be stopped in between."""
+
+    now: int
+    before: float
+    after: float
+
+    def differs_from(self, last: _Reading, *, by: int) -> bool:
+        """Whether the store's clock made more, or less, than that (µs) beside ours, whenever it was read in between."""
+        made = self.now - last.now
+        least, most = (self.before - last.after) * 1_000_000, (self.after - last.before) * 1_000_000
+        return made > most + by or made < least - by
 
 
 def give_time(connection: Connection, now: int, clean_at: int | None, times: StoreTimes) -> None:
@@ -79,6 +110,11 @@ def extend_all(connection: Connection, now: int) -> None:
     connection.execute(update(t.claim).where(t.claim.c.deadline < least).values(deadline=least))
     # "Not before" was said by the clock as it was: where that went back an hour, everybody would wait for an hour.
     connection.execute(update(t.claim).where(t.claim.c.eligible_at > now).values(eligible_at=now))
+
+
+def shortest_ttl() -> ScalarSelect[int | None]:
+    """Of all sessions, in µs."""
+    return select(func.min(t.session.c.ttl)).scalar_subquery()
 
 
 def due(connection: Connection, now: int, times: StoreTimes) -> bool:
@@ -132,8 +168,10 @@ def have_expired(connection: Connection, claim_ids: Collection[str]) -> set[str]
 
 
 def prune_history(connection: Connection, before: int) -> int:
-    """Drop events from before `before` (µs); how many."""
-    return connection.execute(delete(t.history).where(t.history.c.at < before)).rowcount
+    """Drop the oldest PRUNED events from before `before` (µs); how many."""
+    oldest = select(t.history.c.id).where(t.history.c.at < before).order_by(t.history.c.at).limit(PRUNED).subquery()
+    # By a table of its own: MySQL and MariaDB take no LIMIT in the query of an IN.
+    return connection.execute(delete(t.history).where(t.history.c.id.in_(select(oldest.c.id)))).rowcount
 
 
 def _session_expired(now: int, times: StoreTimes) -> ColumnElement[bool]:

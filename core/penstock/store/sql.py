@@ -80,7 +80,9 @@ class SqlStore(Views):
             if renewed.rowcount != 1:
                 return False
         with self.transaction(read_only=True) as tx:
-            mine = self._in_order_of_leaving(tx, t.claim.c.session_id == session_id)
+            # One with a holder could be joined before it is ended here: the process sees to those itself.
+            unnamed = t.claim.c.live_holder.is_(None)
+            mine = self._in_order_of_leaving(tx, (t.claim.c.session_id == session_id) & unnamed)
         there = known()
         for claim_id in mine:
             if claim_id not in there:
@@ -148,7 +150,7 @@ class SqlStore(Views):
             return Outcome(Result.HELD, claim.claim_id, answer.slots)
         if answer.state is ClaimState.WAITING:
             # The place in the queue is committed; only then look, in new snapshots, or a wake-up could be lost.
-            if claim.claim_id in self._grant():
+            if claim.claim_id in self._look_after_commit():
                 return self.touch(claim.claim_id, demands, version=version, owner=owner)
             return Outcome(Result.WAITING, claim.claim_id)
         return self._join(ask, mode) if mode is Mode.WAIT else self._decide(ask, mode)
@@ -205,7 +207,7 @@ class SqlStore(Views):
                 if not self._settle(demands, version):
                     return Outcome(Result.STALE, claim_id)
                 continue
-            if outcome.result is Result.WAITING and claim_id in self._grant():
+            if outcome.result is Result.WAITING and claim_id in self._look_after_commit():
                 continue
             return outcome
 
@@ -269,12 +271,15 @@ class SqlStore(Views):
         self._look_after_commit()
         return True
 
-    def _look_after_commit(self, *, found: bool = False) -> None:
-        """Only after the commit look for waiters, in a new snapshot. What was committed stands if that fails."""
+    def _look_after_commit(self, *, found: bool = False) -> set[str]:
+        """Only after the commit look for waiters, in a new snapshot: who was granted. What was committed stands if that
+        fails.
+        """
         try:
-            self._grant(found=found)
+            return self._grant(found=found)
         except StoreUnavailable as error:
             log.warning("slots are free, but nobody could be granted them now; the next look does: %s", error)
+            return set()
 
     def _bury(self, tx: Transaction, claim_id: str) -> bool:
         """A release that came before its acquire: the id is a tombstone, so that the late acquire is never granted."""
@@ -346,11 +351,14 @@ class SqlStore(Views):
             return granting.fit_by_now(tx.cursor, self.clock_shift)
 
     def _tell(self, granted: Collection[str]) -> None:
-        """Wake those that were granted, in other processes too, after the commit."""
+        """Wake those that were granted, in other processes too, after the commit, which stands if that fails."""
         if granted:
             self._wake(granted)
-            with self.cursor() as cursor:
-                self.dialect.notify(cursor, granted)
+            try:
+                with self.cursor() as cursor:
+                    self.dialect.notify(cursor, granted)
+            except StoreUnavailable as error:
+                log.warning("who was granted a slot in another process finds it at its next poll only: %s", error)
 
     def _wake(self, granted: Collection[str]) -> None:
         for tell in list(self.on_granted):
@@ -361,20 +369,20 @@ class SqlStore(Views):
         expired: dict[str, Expired] = {}
         if jumped or work:
             self._reap(expired, jumped=jumped)
-        self.grant_pass()
+        self._look_after_commit()
         return replace(swept, expired=tuple(expired.values()))
 
     @again_if_undone
     def _look_for_dead(self) -> tuple[Swept, bool, bool]:
         """How the store stands, whether its clock has jumped, and whether there is anything to reap."""
         with self.transaction(read_only=True) as tx:
-            jumped = self._jumps.seen(tx.now)
+            sessions = select(func.count()).select_from(t.session).scalar_subquery()
+            settled = t.meta.c.settled_version == t.meta.c.configuration_version
+            facts = tx.connection.execute(select(settled, sessions, reaping.shortest_ttl())).one()
+            jumped = self._jumps.seen(lambda: tx.now, facts[2])
             work = reaping.due(tx.connection, tx.now, self.times)
             if not jumped and not work:
                 self._jumps.clean_at = tx.now
-            sessions = select(func.count()).select_from(t.session).scalar_subquery()
-            settled = t.meta.c.settled_version == t.meta.c.configuration_version
-            facts = tx.connection.execute(select(settled, sessions)).one()
         return Swept(bool(facts[0]), sessions=facts[1]), jumped, work
 
     @again_if_cut_off
@@ -386,7 +394,8 @@ class SqlStore(Views):
                     del expired[claim_id]
             if not self.dialect.try_grant_lock(tx.connection):
                 return
-            jumped = self._jumps.seen(tx.now) or jumped  # it may have been set since the look
+            ttl = tx.connection.scalar(select(reaping.shortest_ttl()))
+            jumped = self._jumps.seen(lambda: tx.now, ttl) or jumped  # it may have been set since the look
             if jumped:
                 reaping.extend_all(tx.connection, tx.now)
             else:
@@ -394,13 +403,16 @@ class SqlStore(Views):
                 for one in reaping.reap(tx.connection, tx.now, self.times):
                     expired[one.claim.claim_id] = one
         if jumped:
-            self._jumps.borne(tx.now)
+            self._jumps.borne()
 
     @again_if_undone
     def prune(self, *, history_before: int, idle_before: int) -> dict[str, int]:
-        with self.transaction() as tx:
-            rows = reaping.prune_history(tx.connection, history_before)
-        idle = 0
+        rows = idle = 0
+        more = True
+        while more:  # a little at a time: nobody waits long for what one transaction has locked
+            with self.transaction() as tx:
+                dropped = reaping.prune_history(tx.connection, history_before)
+            rows, more = rows + dropped, dropped == reaping.PRUNED
         for limit_id in self._idle_limits(idle_before):
             with self.transaction(grant_lock=True) as tx:
                 idle += limits.collect(tx.connection, limit_id)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from penstock.claim import Claim
 from penstock.engine import Engine
+from penstock.errors import ClaimError
 from penstock.settings import ENVIRONMENT, Settings
 from penstock.store import tables as t
 from penstock.store.sql import SqlStore
@@ -252,12 +253,26 @@ def test_settings_and_where_each_came_from(
 
 
 def test_every_setting_of_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    values = {"session_ttl_seconds": "7", "enforcement": "off", "on_store_error": "fail", "pool_per_op": "*"}
+    values = {
+        "session_ttl_seconds": "7",
+        "enforcement": "off",
+        "on_store_error": "fail",
+        "pool_per_op": "*",
+        "history_days": "0.5",
+    }
     assert values.keys() == ENVIRONMENT.keys()
     for name, value in values.items():
         monkeypatch.setenv(ENVIRONMENT[name], value)
     chosen = Settings.from_environment()
     assert all(getattr(chosen, name) != getattr(Settings(), name) for name in values)
+
+
+@pytest.mark.parametrize("value", ["", "x", "0", "-1", "nan", "1e9"])
+@pytest.mark.parametrize("name", ["session_ttl_seconds", "history_days"])
+def test_a_figure_that_cannot_be_used_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(ENVIRONMENT[name], value)
+    with pytest.raises(ClaimError, match=f"{ENVIRONMENT[name]}='{value}': (seconds|days) from .* to .* are expected"):
+        Settings.from_environment()
 
 
 @on_sqlite

@@ -154,6 +154,21 @@ def test_import_as_json(cli: Cli, file: Path, engine: Engine) -> None:
     assert json.loads(cli("import", "airflow-pools", str(file), "--json").stdout)["imported_as"] is None
 
 
+def test_the_configuration_comes_back_from_the_file_that_was_exported(cli: Cli, tmp_path: Path, engine: Engine) -> None:
+    block = {
+        "pools": {"default_limit": 1, "limits": {"a": 2, "b": {"limit": 3, "granularity": "run", "description": "é"}}},
+        "runs": {"max_concurrent_runs": 4, "tag_concurrency_limits": [{"key": "team", "value": "x", "limit": 1}]},
+    }
+    changes.apply(engine, Concurrency.model_validate(block), expected_version=engine.configuration(fresh=True)[0])
+    before = engine.configuration(fresh=True)
+    path = tmp_path / "kept.yaml"
+    assert cli("export", "file", "-o", str(path)).stderr == f"{path}: version {before[0]}\n"
+    assert cli("export", "file").stdout == path.read_text()
+    assert cli("pools", "set", "a", "7").returncode == cli("pools", "set", "new", "1").returncode == 0
+    assert cli("apply", str(path), "--prune", "--yes").returncode == 0
+    assert engine.configuration(fresh=True)[1] == before[1]
+
+
 def test_export_names_what_pools_of_airflow_cannot_say(cli: Cli, engine: Engine) -> None:
     block = {
         "pools": {"default_limit": 1, "limits": {"api": 3, "big": {"limit": 2, "granularity": "run"}}},

@@ -18,9 +18,12 @@ import pytest
 from click.testing import CliRunner
 from penstock import changes
 from penstock.cli import penstock as cli
+from penstock.cli.orphans import Orphans
+from penstock.cli.run_command import kill_seconds
 from penstock.config import Concurrency
 from penstock.engine import Engine
 from penstock.errors import StoreUnavailable
+from penstock.settings import Settings, StoreTimes
 from penstock.store.sql import SqlStore
 
 pytestmark = pytest.mark.parametrize("store_kind", ["sqlite", "postgresql"], indirect=True)
@@ -167,6 +170,66 @@ def test_a_lost_lease_kills_the_command(start: Start, engine: Engine) -> None:
     _, err = child.communicate(timeout=60)
     assert child.returncode == 76
     assert "the lease is lost" in err
+
+
+LEAVES_TWO = "(trap '' TERM; echo $BASHPID; exec sleep 60) & sleep 61 & echo $!; wait"
+"""A shell that dies of SIGTERM, and leaves behind one who heeds it and one who does not."""
+
+
+def is_alive(pid: int) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_no_slot_is_given_back_while_those_are_at_work_whom_the_command_has_begun(
+    start: Start, engine: Engine, lost: bool
+) -> None:
+    child = start("--pool", "a", "--", "bash", "-c", LEAVES_TWO)
+    assert child.stdout is not None
+    left = [int(child.stdout.readline()) for _ in range(2)]
+    if lost:
+        end_session(engine, child.pid)
+    else:
+        child.send_signal(signal.SIGTERM)
+        until(lambda: not held(engine))
+        assert not any(map(is_alive, left))
+    assert child.wait(60) == (76 if lost else 128 + signal.SIGTERM)
+    assert not any(map(is_alive, left))
+
+
+def test_what_a_command_leaves_running_that_ends_by_itself_is_left_alone(start: Start) -> None:
+    child = start("--pool", "a", "--", "sh", "-c", "sleep 60 >/dev/null 2>&1 & echo $!")
+    assert child.stdout is not None
+    left = int(child.stdout.readline())
+    assert child.wait(60) == 0
+    assert is_alive(left)
+    os.kill(left, signal.SIGKILL)
+
+
+def test_the_dead_whom_a_command_leaves_behind_are_buried_while_it_runs(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Orphans() as orphans:
+        command = subprocess.Popen(["sh", "-c", "(sleep 0 & echo $!); read line"], stdin=-1, stdout=-1, text=True)
+        assert command.stdin is not None
+        assert command.stdout is not None
+        left = int(command.stdout.readline())
+        until(lambda: not is_alive(left))
+        assert Path(f"/proc/{left}").exists()
+        orphans.reap(command.pid)
+        assert not Path(f"/proc/{left}").exists()
+        command.communicate("\n")
+        assert command.returncode == 0
+
+
+@pytest.mark.parametrize("ttl_seconds", [1, 2, 5, 10, 30, 60, 3600])
+def test_a_command_is_killed_before_others_can_have_its_slots(store_kind: str, ttl_seconds: float) -> None:
+    settings = Settings(session_ttl_seconds=ttl_seconds)
+    lost_at = ttl_seconds - settings.margin_seconds
+    assert 0 < kill_seconds(settings) <= 5.0
+    assert lost_at + kill_seconds(settings) < ttl_seconds + StoreTimes().grace_seconds
 
 
 def test_with_warn_the_command_goes_on_without_its_lease(start: Start, engine: Engine) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from penstock.engine import Engine
 from penstock.request import Request
+from penstock.store.admission import claim_row
+from penstock.store.contract import Mode, Owner, Result
 from situations import Configure, granted, pass_time, queued, waits
 
 HOUR = 3600
@@ -95,3 +97,23 @@ def test_a_change_of_the_configuration_lets_nobody_overtake(
         holder.release()
     assert waits(engine.request(engine.claim("a")))
     assert granted(first.step())
+
+
+@pytest.mark.parametrize("store_kind", ["postgresql", "mariadb"], indirect=True)  # elsewhere no row can be locked
+def test_a_newcomer_that_does_not_wait_passes_nobody_whose_row_is_locked_just_then(
+    store: Any, engine: Engine, configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a touch, or a ticket that is renewed: the pass left it out, and what was free went to the newcomer."""
+    configure(pools={"limits": {"a": 1}})
+    lease = engine.acquire(engine.claim("a"))
+    waiter, newcomer, owner = queued(engine, "a"), engine.claim("a"), Owner(engine.session_id())
+    version, concurrency = engine.configuration()
+    demands = engine.demands(newcomer, concurrency)
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "_look_after_commit", lambda **_: set())
+        lease.release()
+    with store.transaction() as tx:
+        assert claim_row(tx.connection, waiter.claim_id, lock=True) is not None
+        asked = store.acquire(newcomer, demands, version=version, owner=owner, mode=Mode.TRY)
+        assert asked.result is Result.NO_ROOM
+    assert granted(waiter.step())

@@ -171,6 +171,20 @@ def test_a_newcomer_takes_its_place_behind_an_aged_waiter_and_what_is_left_besid
     assert granted(newcomer.step()), "the one that is left"
 
 
+def test_however_many_a_reservation_bars_other_pools_go_on(store: Any, engine: Engine, configure: Configure) -> None:
+    """A pass weighed the first hundred of all pools, who were all barred: the other pools idled for a minute."""
+    configure(pools={"limits": {"a": 10, "b": 1}})
+    on_a, on_b = [engine.acquire(engine.claim("a")) for _ in range(10)], engine.acquire(engine.claim("b"))
+    queued(engine, "a:10")
+    narrow = [queued(engine, "a") for _ in range(120)]
+    beside = queued(engine, "b")
+    pass_time(store, AGED)
+    on_a[0].release()
+    on_b.release()
+    assert granted(beside.step())
+    assert waits(narrow[0])
+
+
 def test_an_impossible_waiter_reserves_nothing(store: Any, engine: Engine, configure: Configure) -> None:
     configure(pools={"limits": {"a": 3}})
     holders = [engine.acquire(engine.claim("a")) for _ in range(3)]

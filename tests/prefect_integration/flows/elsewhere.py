@@ -1,4 +1,6 @@
-"""A worker of one's own that runs flows where no worker sees them: `python elsewhere.py WORK_POOL`."""
+"""Workers of one's own that run flows where no worker sees them: `python elsewhere.py WORK_POOL`, and `… FILE` where
+Penstock is there too, and its processes begin when that file is there.
+"""
 
 import asyncio
 import os
@@ -15,9 +17,11 @@ class DetachedWorker(BaseWorker):
     type = "detached"
     job_configuration = BaseJobConfiguration
     job_configuration_variables = BaseVariables
+    first = ()
 
     async def run(self, flow_run, configuration, task_status=None):
         child = await asyncio.create_subprocess_exec(
+            *self.first,
             sys.executable,
             "-m",
             *configuration.command.split(),
@@ -33,5 +37,10 @@ class LimitedDetachedWorker(LimitedRuns, DetachedWorker):
     runs_join = False
 
 
+class LimitedSlowWorker(LimitedRuns, DetachedWorker):
+    type = "penstock-slow"
+    first = ("sh", "-c", f'until [ -e "{sys.argv[-1]}" ]; do sleep 0.1; done; exec "$@"', "sh")
+
+
 if __name__ == "__main__":
-    asyncio.run(LimitedDetachedWorker(sys.argv[1], name="elsewhere").start())
+    asyncio.run((LimitedDetachedWorker, LimitedSlowWorker)[len(sys.argv) - 2](sys.argv[1], name="elsewhere").start())
