@@ -197,7 +197,7 @@ def _clone(row: Mapping[str, Any], claim_id: str, clone_id: str, later: int) -> 
 
 
 def analyze(url: str) -> None:
-    """What a server does by itself some time after such a change: PostgreSQL within a minute, MariaDB within seconds."""
+    """What a server does by itself after such a change: PostgreSQL within a minute, MariaDB within seconds."""
     database = create_engine(url, isolation_level="AUTOCOMMIT")
     with database.connect() as connection:
         if connection.dialect.name == "postgresql":
