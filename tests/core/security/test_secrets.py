@@ -107,6 +107,7 @@ def test_no_command_shows_it(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "penstock.yaml").write_text("concurrency: {pools: {default_limit: 1}}")
     monkeypatch.setenv("PENSTOCK_STORE_URL", url if given != "--store" else "sqlite://")
+    monkeypatch.setenv("PENSTOCK_ON_STORE_ERROR", "fail")  # a `run` would wait for its store
     before = ["--store", url] if given == "--store" else []
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     for words in (
