@@ -8,7 +8,6 @@ import os
 import signal
 import time
 from collections.abc import Callable, Collection
-from pathlib import Path
 from typing import Self
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
@@ -36,12 +35,12 @@ def end_with_parent() -> None:
 
 def _children() -> frozenset[int]:
     """The processes whose parent is this one."""
-    me, found = str(os.getpid()), set[int]()
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it has ended meanwhile
-            _state, parent, *_ = path.read_text(errors="replace").rpartition(")")[2].split()
+    me, found = str(os.getpid()).encode(), set[int]()
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", "rb") as stat:  # it may have ended meanwhile
+            _state, parent, *_ = stat.read().rpartition(b")")[2].split()
             if parent == me:
-                found.add(int(path.parent.name))
+                found.add(int(pid))
     return frozenset(found)
 
 
