@@ -148,8 +148,9 @@ class Janitor:
             if not self._has_hosts():
                 return 0
             is_alive = self._plugins_say
-        ended, alive, began, over = 0, list[str](), time.monotonic(), self._over
-        for row in self._to_probe():
+        ended, alive, over, rows = 0, list[str](), self._over, self._to_probe()
+        began = time.monotonic()
+        for row in rows:
             if time.monotonic() - began > PROBE_SECONDS:
                 break  # who waits for this thread does not wait for a host that is slow to answer
             self._asked.add(row.claim.claim_id)

@@ -311,7 +311,7 @@ checks:
         if :: d_step { !LOCKED(1) && !LOCKED(2) -> fit() } OR_THROWN_OUT fi
      :: else fi;
 #endif
-  if :: atomic { d_step { /* granting._candidates: the first that fit everywhere by a plain read */
+  if :: atomic { d_step { /* granting._that_fit: the first that fit everywhere by a plain read */
     read_free(seen_free);
     for (i : 0 .. SLOTS - 1) { if :: FREE(i) -> free_as_read[LIMIT(i)] = free_as_read[LIMIT(i)] + 1 :: else fi };
     for (j : 0 .. CLIENTS - 1) {
