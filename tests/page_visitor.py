@@ -98,7 +98,7 @@ class Visitor:
         self.page.get_by_role("heading", name=key, level=1).wait_for()
 
     def shows_all_in_its_width(self) -> bool:
-        """Whether nothing makes the page as a whole wider than the window, once its style is there: text comes first."""
+        """Whether nothing makes the page wider than the window, once its style is there: text comes first."""
         self.page.wait_for_load_state("load")
         fits: bool = self.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
         return fits
