@@ -74,16 +74,18 @@ class _Syntax:
 SYNTAX = _Syntax()
 
 
+_CLAIM = "penstock_claim FORCE INDEX (PRIMARY)"
+"""By an index of sessions or states the server would lock others' claims on its way, in an order of its own."""
 # What belongs together goes to the server in one message: each is a round trip, and PyMySQL's own work, otherwise.
-ACKNOWLEDGE = f"{stepwise.ACKNOWLEDGE}; SELECT ROW_COUNT(); {stepwise.SLOTS}; COMMIT"
+ACKNOWLEDGE = f"{stepwise.ACKNOWLEDGE.replace('penstock_claim', _CLAIM)}; SELECT ROW_COUNT(); {stepwise.SLOTS}; COMMIT"
 _THIS = "id = :id AND session_id = :session_id AND state = 'held' AND kind = 'op'"
 RELEASE = f"""
 INSERT INTO penstock_history (at, event, claim_id, host, deployment, label, slots, held)
 SELECT {{now}}, 'released', id, host, deployment,
     CONCAT_WS(' ', CONCAT(host, '/', deployment), COALESCE(name, run_id), IF(name IS NULL, op_id, NULL)),
     demands, {{now}} - granted_at
-FROM penstock_claim WHERE {_THIS} FOR UPDATE;
-UPDATE penstock_claim SET state = 'ended', live_holder = NULL, session_id = NULL, deadline = NULL, ended_at = {{now}},
+FROM {_CLAIM} WHERE {_THIS} FOR UPDATE;
+UPDATE {_CLAIM} SET state = 'ended', live_holder = NULL, session_id = NULL, deadline = NULL, ended_at = {{now}},
     outcome = 'released' WHERE {_THIS};
 SET @penstock_done = ROW_COUNT();
 UPDATE penstock_slot SET claim_id = NULL WHERE @penstock_done = 1 AND claim_id = :id AND usable;
