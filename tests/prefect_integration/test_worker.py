@@ -233,6 +233,8 @@ def test_a_process_that_begins_long_after_its_worker_was_killed_comes_to_its_slo
     begins.touch()
     database_host.wait_for("it works", lambda: runs.has_begun("slow"), seconds=120)
     assert [bool(one.session_ids) for one in engine.snapshot().claims] == ([] if freed else [True])
+    if freed:
+        database_host.wait_for("it says so", lambda: GONE in database_host.run_logs(run_id), seconds=60)
     assert (GONE in database_host.run_logs(run_id)) is freed
     runs.tell_to_end("slow")
     assert runs.wait_for_end(run_id)["state_name"] == "Completed"
