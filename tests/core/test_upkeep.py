@@ -18,9 +18,9 @@ from situations import until
 
 NewEngine = Callable[..., Engine]
 Configure = Callable[..., None]
-SHORT = Settings(session_ttl_seconds=2.0, sweep_seconds=0.05, store_retry_seconds=0)
-"""A session is lost when no beat goes out for 1.6 s."""
-LONGER_SECONDS = 2.5
+SHORT = Settings(session_ttl_seconds=5.0, sweep_seconds=0.05, store_retry_seconds=0)
+"""A session is lost when no beat goes out for 4 s."""
+LONGER_SECONDS = 5.0
 
 
 class SlowHost:
