@@ -69,6 +69,7 @@ def prepare(environment: MutableMapping[str, Any] | list[dict[str, Any]], claim_
     if not isinstance(environment, MutableMapping):
         return
     environment[CLAIM] = claim_id
+    environment[SESSION] = ""  # the worker's own, where such a process has started that: not this run's
     allowed, denied = (_names(environment, f"{PLUGINS}_{which}") for which in ("ALLOW", "DENY"))
     if "penstock" in denied:
         log.warning("Penstock: %s_DENY names it: a flow without limits of its own does not join its slots", PLUGINS)

@@ -293,7 +293,15 @@ ON, ALLOW = f"{adoption.PLUGINS}_ENABLED", f"{adoption.PLUGINS}_ALLOW"
 def test_plugins_that_a_run_is_given_stay(before: dict[str, str], after: dict[str, str]) -> None:
     environment = dict(before)
     adoption.prepare(environment, "claim")
-    assert environment == {**after, adoption.CLAIM: "claim"}
+    assert environment == {**after, adoption.CLAIM: "claim", adoption.SESSION: ""}
+
+
+def test_a_run_does_not_take_the_session_of_what_its_worker_was_started_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else its process would pass for one that a process of the run has started, and not be told of slots that are gone."""
+    monkeypatch.setenv(adoption.SESSION, "1:another-session")
+    environment: dict[str, str] = {}
+    adoption.prepare(environment, "claim")
+    assert (os.environ | environment)[adoption.SESSION] == ""
 
 
 def test_the_environment_of_a_kubernetes_job_is_left_alone() -> None:
