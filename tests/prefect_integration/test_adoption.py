@@ -297,7 +297,7 @@ def test_plugins_that_a_run_is_given_stay(before: dict[str, str], after: dict[st
 
 
 def test_a_run_does_not_take_the_session_of_what_its_worker_was_started_by(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else its process would pass for one that a process of the run has started, and not be told of slots that are gone."""
+    """Else its process would pass for one that the run's own has started, and not be told of slots that are gone."""
     monkeypatch.setenv(adoption.SESSION, "1:another-session")
     environment: dict[str, str] = {}
     adoption.prepare(environment, "claim")
