@@ -84,10 +84,9 @@ def test_a_mapped_task_hands_the_gate_to_its_instances(calls: list[str], with_ho
 
 def test_a_stub_under_limits_is_refused_wherever_they_were_said(calls: list[str]) -> None:
     """Of a function under `limited`, and of what stands in a limited group, only a finished DAG tells what it is."""
+    from airflow.providers.standard.decorators.stub import stub
     from airflow.sdk import DAG, TaskGroup
     from penstock_airflow import limited
-
-    stub = pytest.importorskip("airflow.providers.standard.decorators.stub").stub
 
     def extract() -> None: ...
 

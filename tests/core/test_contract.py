@@ -9,13 +9,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from penstock import Blocked, ImpossibleClaim, LeaseLost, Skipped, WaitTimeout, changes, janitor
+from penstock import Blocked, ImpossibleClaim, LeaseLost, Skipped, WaitTimeout, changes
 from penstock.claim import Claim
 from penstock.config import Concurrency, PoolLimit
 from penstock.decision import Granted, Refused, Waiting
 from penstock.engine import Engine
 from penstock.errors import ConfigChanged, StoreUnavailable
-from penstock.store.contract import ClaimRow, ClaimState, Event, Owner, Result
+from penstock.store.contract import ClaimState, Event, Owner, Result
 from penstock.store.database import again_if_undone
 from situations import until
 
@@ -532,23 +532,6 @@ def test_a_probed_run_outlives_processes_and_ends_when_the_host_says_so(
     assert held(engine, "runs") == 0
 
 
-def test_a_host_that_is_slow_to_answer_is_asked_again_in_the_next_round(
-    new_engine: NewEngine, configure: Configure, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(janitor, "PROBE_SECONDS", 0.01)
-    configure(runs={"max_concurrent_runs": 3})
-    engine, asked = new_engine(), list[str | None]()
-    for run_id in ("1", "2", "3"):
-        engine.request(engine.run_claim(run_id), probed=True).step()
-
-    def slowly(row: ClaimRow) -> None:
-        asked.append(row.claim.run_id)
-        time.sleep(0.02)
-
-    engine.janitor.probe(slowly)
-    assert len(asked) == 1
-
-
 def test_end_run_frees_the_run_lease(engine: Engine, configure: Configure) -> None:
     configure(runs={"max_concurrent_runs": 1})
     assert isinstance(engine.request(engine.run_claim("r"), probed=True).step(), Granted)
@@ -787,7 +770,6 @@ async def _cancel_a_wait(engine: Engine) -> None:
 
 def test_async_holds_and_a_cancelled_wait_leaves_nothing(engine: Engine, configure: Configure) -> None:
     import asyncio
-    import time
 
     configure(pools={"limits": {"a": 1}})
 
